@@ -1,0 +1,244 @@
+"""What a report says, before it is said in any format.
+
+The structured report, the PDF and ``result.json`` are three renderings of one :class:`ReportContent`, so that
+they cannot disagree. Nothing here knows how a number was obtained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.geometry import Volume
+from imaging.roles import Role
+
+FloatVector = npt.NDArray[np.float64]
+
+
+class Status(str, Enum):
+    """Outcome of a run that produced a report."""
+
+    OK = "ok"
+    SINGLE_VISIT = "single_visit"
+    NO_TUMOUR = "no_tumour"
+    TUMOUR_GONE = "tumour_gone"
+    NOT_EXPLAINED = "not_explained"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval ``(low, high)``, in the unit its owner states."""
+
+    estimate: float
+    interval95: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        low, high = self.interval95
+        if not low <= high or not all(np.isfinite((self.estimate, low, high))):
+            raise ValueError(f"interval {self.interval95} of {self.estimate} is not an interval")
+
+
+@dataclass(frozen=True)
+class RegistrationQuality:
+    """How well two images were brought together.
+
+    Parameters
+    ----------
+    similarity : float
+        The measure named by ``metric``; what passes is ``threshold``.
+    metric : str
+        Name of the measure in words.
+    threshold : float
+        Below this a registration counts as failed.
+    rotation_degrees, translation_mm : float
+        Size of the rigid motion found.
+    """
+
+    similarity: float
+    metric: str
+    threshold: float
+    rotation_degrees: float
+    translation_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class VisitReport:
+    """One examination and what was measured in it.
+
+    Parameters
+    ----------
+    date : datetime.datetime
+        Acquisition date and time.
+    day : float
+        Days since the first visit.
+    volumes_ml : mapping
+        Volume in mL of NCR, ED, ET, TC, WT.
+    series : mapping
+        Role to SeriesInstanceUID of the series used.
+    segmentation_source : str
+        ``"network"``, or ``"dicom_seg"`` / ``"rtstruct"`` when a clinician's correction was found.
+    registration : RegistrationQuality or None
+        To the first visit; None for the first visit itself.
+    series_registration : mapping
+        Role to quality of the registration to the visit's reference series.
+    uncertainty : float or None
+        Mean voxel entropy (0..1) inside the predicted tumour, None when a clinician drew it.
+    image : Volume
+        Reference image (T1CE when present) on its own grid, for the pictures.
+    labels : Volume
+        uint8 label map on the grid of ``image``.
+    """
+
+    date: datetime
+    day: float
+    volumes_ml: Mapping[str, float]
+    series: Mapping[Role, str]
+    segmentation_source: str
+    registration: RegistrationQuality | None
+    series_registration: Mapping[Role, RegistrationQuality]
+    uncertainty: float | None
+    image: Volume
+    labels: Volume
+
+
+@dataclass(frozen=True)
+class ParameterReport:
+    """A fitted growth parameter.
+
+    Parameters
+    ----------
+    name, unit : str
+        For instance ``"diffusivity"`` and ``"mm2/d"`` (UCUM).
+    value : Estimate
+        Posterior median and 95 % interval.
+    prior_median, prior_sigma_log : float
+        Log-normal prior.
+    contraction : float
+        Posterior over prior standard deviation in log space; 1 means the scans said nothing.
+    identified : bool
+        False when the contraction exceeds 0.8: the number is then the prior's, not the patient's.
+    """
+
+    name: str
+    unit: str
+    value: Estimate
+    prior_median: float
+    prior_sigma_log: float
+    contraction: float
+    identified: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ForecastReport:
+    """The predicted tumour at one horizon.
+
+    Parameters
+    ----------
+    horizon_days : float
+        Days after the last visit.
+    day : float
+        Days after the first visit.
+    core_volume_ml, whole_volume_ml : Estimate
+        Predicted volume of tumour core (TC) and whole tumour (WT) in mL.
+    density_mean, density_sd : Volume
+        Cell density as fraction of the carrying capacity, in the frame of reference of the last visit.
+    labels : Volume
+        uint8 on the grid of the last visit's reference image: 1 predicted core, 2 predicted rest of the
+        whole tumour.
+    """
+
+    horizon_days: float
+    day: float
+    core_volume_ml: Estimate
+    whole_volume_ml: Estimate
+    density_mean: Volume
+    density_sd: Volume
+    labels: Volume
+
+
+@dataclass(frozen=True, eq=False)
+class GrowthCurve:
+    """Volume over time for the plot: ``(n,)`` days since the first visit and mL with the 95 % band."""
+
+    days: FloatVector
+    core_ml: FloatVector
+    core_low_ml: FloatVector
+    core_high_ml: FloatVector
+    whole_ml: FloatVector
+    whole_low_ml: FloatVector
+    whole_high_ml: FloatVector
+
+
+@dataclass(frozen=True)
+class VisitFitReport:
+    """How well the calibrated model reproduces one visit."""
+
+    day: float
+    dice_core: float
+    dice_whole: float
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """Whether the growth model may be believed.
+
+    Parameters
+    ----------
+    acceptable : bool
+        False when the model does not explain the scans.
+    verdict : str
+        One plain sentence.
+    effective_samples : float
+        Number of independent data points the residuals amount to.
+    fit : tuple of VisitFitReport
+        Per visit.
+    """
+
+    acceptable: bool
+    verdict: str
+    effective_samples: float
+    fit: tuple[VisitFitReport, ...]
+
+
+@dataclass(frozen=True)
+class SoftwareIdentity:
+    """Who computed this: product, version and digests that make a run repeatable."""
+
+    name: str
+    version: str
+    manufacturer: str
+    input_digest: str
+    settings_digest: str
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The segmentation model used."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class ReportContent:
+    """Everything a report says.
+
+    ``parameters``, ``forecasts``, ``curve`` and ``calibration`` are empty or None when there was no tumour to
+    model.
+    """
+
+    status: Status
+    visits: tuple[VisitReport, ...]
+    parameters: tuple[ParameterReport, ...]
+    forecasts: tuple[ForecastReport, ...]
+    curve: GrowthCurve | None
+    calibration: CalibrationReport | None
+    warnings: tuple[str, ...]
+    software: SoftwareIdentity
+    model: ModelIdentity
