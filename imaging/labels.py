@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
+
+from imaging.geometry import Volume
 
 
 class TumourLabel(IntEnum):
@@ -37,3 +40,30 @@ def volumes_ml(labels: npt.NDArray[Any], voxel_volume_mm3: float) -> dict[str, f
     """Volume of every region in mL."""
     counts = {region: float(region_mask(labels, region).sum()) for region in REGIONS}
     return {region: count * voxel_volume_mm3 / 1000 for region, count in counts.items()}
+
+
+def discard_outside(labels: Volume, mask: Volume, min_component_ml: float) -> Volume:
+    """Labels inside a mask, without the components that it cuts down to crumbs.
+
+    A component with more than half of its voxels outside the mask is not a tumour that reaches over its edge,
+    it is something else (scalp, sinus, eye) and goes as a whole.
+
+    Parameters
+    ----------
+    labels : Volume
+        uint8 label map.
+    mask : Volume
+        bool, on the same grid.
+    min_component_ml : float
+        Components smaller than this in mL after the cut are dropped.
+    """
+    tumour = labels.array > 0
+    components, count = ndimage.label(tumour)
+    if count == 0:
+        return labels
+    sizes = ndimage.sum_labels(tumour, components, range(1, count + 1))
+    inside = ndimage.sum_labels(tumour & mask.array, components, range(1, count + 1))
+    ml = inside * labels.geometry.voxel_volume_mm3 / 1000
+    kept = np.flatnonzero((inside > 0.5 * sizes) & (ml >= min_component_ml)) + 1
+    keep = np.isin(components, kept) & mask.array
+    return labels.with_array(np.where(keep, labels.array, 0).astype(labels.array.dtype))

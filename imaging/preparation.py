@@ -1,0 +1,264 @@
+"""From the series of a visit to aligned images: what the network and the twin see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+
+from imaging.annotations import read_annotation
+from imaging.catalog import Series, Visit
+from imaging.errors import ImagingError, Reason
+from imaging.geometry import Geometry, Volume
+from imaging.labels import TumourLabel
+from imaging.reader import read_volume
+from imaging.registration import RigidRegistration, register_rigid
+from imaging.roles import ROLES, Role
+
+# The contrast that carries the results: the first of these that the visit has.
+REFERENCE_ORDER: tuple[Role, ...] = ("t1ce", "t1", "flair", "t2")
+
+Progress = Callable[[str], None]
+
+# Background, NCR, ED and ET probabilities on one grid.
+Volume4 = tuple[Volume, Volume, Volume, Volume]
+
+
+# Growth cannot be measured between scans of one day: registration error exceeds it.
+SHORTEST_INTERVAL_DAYS = 1.0
+
+
+def require_intervals(visits: Sequence[Visit]) -> None:
+    """Refuse visits too close in time for growth to be measured.
+
+    Raises
+    ------
+    ImagingError
+        With ``Reason.ZERO_INTERVAL``, if two successive visits are less than a day apart.
+    """
+    for number, (earlier, later) in enumerate(pairwise(visits), start=1):
+        days = (later.date - earlier.date).total_seconds() / 86400
+        if days < SHORTEST_INTERVAL_DAYS:
+            raise ImagingError(
+                Reason.ZERO_INTERVAL,
+                f"Visits {number} and {number + 1} are {days:.2f} days apart (Acquisition Date and Time); "
+                f"growth needs at least {SHORTEST_INTERVAL_DAYS:g} day: leave one of them out of the input.",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A clinician's segmentation found in the input.
+
+    Parameters
+    ----------
+    labels : Volume
+        uint8 label map on the grid of the visit's reference image.
+    source : str
+        ``"dicom_seg"`` or ``"rtstruct"``.
+    """
+
+    labels: Volume
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVisit:
+    """The images of one visit, brought together.
+
+    Parameters
+    ----------
+    date : datetime.datetime
+        Acquisition date and time.
+    day : float
+        Days since the first visit.
+    series : mapping
+        Role to the series chosen.
+    reference_role : str
+        Role whose grid carries the results.
+    images : mapping
+        Role to image on its own grid.
+    series_registrations : mapping
+        Role to the rigid registration from the reference image; the reference itself is absent.
+    registration : RigidRegistration or None
+        Maps points of the first visit's reference image to this one's; None for the first visit.
+    correction : Correction or None
+        Replaces inference when present.
+    """
+
+    date: datetime
+    day: float
+    series: Mapping[Role, Series]
+    reference_role: Role
+    images: Mapping[Role, Volume]
+    series_registrations: Mapping[Role, RigidRegistration]
+    registration: RigidRegistration | None
+    correction: Correction | None
+
+    @property
+    def reference(self) -> Volume:
+        """Reference image on its own grid."""
+        return self.images[self.reference_role]
+
+    @property
+    def reference_series(self) -> Series:
+        """Series of the reference image."""
+        return self.series[self.reference_role]
+
+    @property
+    def first_to_visit(self) -> sitk.Transform | None:
+        """Maps points of the first visit to points of this one; None for the first visit."""
+        return None if self.registration is None else self.registration.transform
+
+    @property
+    def visit_to_first(self) -> sitk.Transform | None:
+        """Maps points of this visit to points of the first one; None for the first visit."""
+        return None if self.registration is None else self.registration.transform.GetInverse()
+
+    def aligned(self, role: Role) -> Volume:
+        """One contrast moved onto the grid of the reference image."""
+        registration = self.series_registrations.get(role)
+        if registration is None:
+            return self.images[role]
+        return self.images[role].resampled(self.reference.geometry, registration.transform)
+
+
+def prepare_visit(
+    visit: Visit,
+    chosen: Mapping[Role, Series],
+    first: PreparedVisit | None,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda step: None,
+) -> PreparedVisit:
+    """Read a visit's series and register them to its reference image, and that to the first visit.
+
+    Parameters
+    ----------
+    visit : Visit
+        The visit, for its date and annotations.
+    chosen : mapping
+        Role to series, as ``select_roles`` gives it.
+    first : PreparedVisit or None
+        The patient's first visit; None when this is it.
+    seed : int
+        Seed of the registrations' sampling.
+    progress : callable
+        Told in words what is about to happen.
+
+    Raises
+    ------
+    ImagingError
+        If a series cannot be read or a registration fails.
+    """
+    reference_role = next(role for role in REFERENCE_ORDER if role in chosen)
+    progress(f"reading {len(chosen)} series")
+    images = {role: read_volume(chosen[role]) for role in ROLES if role in chosen}
+    reference = images[reference_role]
+    registrations: dict[Role, RigidRegistration] = {}
+    for role, image in images.items():
+        if role != reference_role:
+            progress(f"registering {role} to {reference_role}")
+            registrations[role] = register_rigid(reference, image, purpose="series", seed=seed)
+    registration = None
+    if first is not None:
+        progress("registering to the first visit")
+        registration = register_rigid(first.reference, reference, purpose="visit", seed=seed)
+    found = read_annotation(visit, chosen[reference_role], reference.geometry)
+    return PreparedVisit(
+        date=visit.date,
+        day=0.0 if first is None else (visit.date - first.date).total_seconds() / 86400,
+        series=dict(chosen),
+        reference_role=reference_role,
+        images=images,
+        series_registrations=registrations,
+        registration=registration,
+        correction=None if found is None else Correction(*found),
+    )
+
+
+def network_images(visit: PreparedVisit, spacing_mm: float) -> dict[Role, Volume]:
+    """All contrasts of a visit on the axis-aligned grid that a network expects.
+
+    Parameters
+    ----------
+    visit : PreparedVisit
+        The visit.
+    spacing_mm : float
+        Isotropic spacing of the grid in mm.
+    """
+    grid = visit.reference.geometry.axis_aligned_cover(spacing_mm)
+    images: dict[Role, Volume] = {}
+    for role, image in visit.images.items():
+        registration = visit.series_registrations.get(role)
+        transform = None if registration is None else registration.transform
+        # Linear interpolation at a coarser spacing would alias thin structures: average first.
+        images[role] = _smoothed_for(image, spacing_mm).resampled(grid, transform)
+    return images
+
+
+def _smoothed_for(image: Volume, spacing_mm: float) -> Volume:
+    ratio = spacing_mm / np.asarray(image.geometry.spacing)
+    sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) * 0.4
+    array = image.array.astype(np.float32)
+    return image.with_array(gaussian_filter(array, sigma) if sigma.any() else array)
+
+
+def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:
+    """Most probable label at every voxel of another grid.
+
+    Parameters
+    ----------
+    probabilities : tuple of Volume
+        Four images on one grid: background, NCR, ED, ET, summing to one.
+    geometry : Geometry
+        The grid wanted, in the same frame of reference.
+
+    Returns
+    -------
+    Volume
+        uint8 label map; background outside the grid of ``probabilities``.
+    """
+    channels = [
+        channel.resampled(geometry, outside=1.0 if label == TumourLabel.BACKGROUND else 0.0).array
+        for label, channel in enumerate(probabilities)
+    ]
+    return Volume(np.argmax(np.stack(channels), axis=0).astype(np.uint8), geometry)
+
+
+def mask_on_grid(mask: Volume, geometry: Geometry, transform: sitk.Transform | None) -> Volume:
+    """A boolean mask on another grid: voxels at least half inside it.
+
+    Parameters
+    ----------
+    mask : Volume
+        bool.
+    geometry : Geometry
+        The grid wanted.
+    transform : SimpleITK.Transform or None
+        Maps points of ``geometry`` to points of ``mask``; None when both share a frame of reference.
+    """
+    moved = mask.with_array(mask.array.astype(np.float32)).resampled(geometry, transform)
+    return moved.with_array(moved.array >= 0.5)
+
+
+def combined_lesion(visits: Sequence[tuple[PreparedVisit, Volume]], geometry: Geometry) -> Volume:
+    """Where any visit shows tumour, on a grid in the first visit's frame of reference.
+
+    Parameters
+    ----------
+    visits : sequence of (PreparedVisit, Volume)
+        Visits with their label maps.
+    geometry : Geometry
+        The grid wanted.
+    """
+    lesion = np.zeros(geometry.shape, dtype=bool)
+    for visit, labels in visits:
+        tumour = labels.with_array(labels.array > 0)
+        lesion |= mask_on_grid(tumour, geometry, visit.first_to_visit).array
+    return Volume(lesion, geometry)

@@ -1,0 +1,108 @@
+"""Operator: visits with tumours to a growth model fitted to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+
+from imaging.labels import region_mask
+from imaging.preparation import mask_on_grid
+from imaging.report_content import Status
+from operators.messages import CalibratedTwin, MappedStudies, SegmentedVisit
+from operators.progress import about, say
+from twin import CalibrationSettings, Priors, TumourObservation, calibrate
+from twin import TissueMaps as TwinTissueMaps
+
+
+class GrowthCalibratorOperator(Operator):
+    """Fits the growth model to the visits that show a tumour.
+
+    Named input
+    -----------
+    mapped : operators.messages.MappedStudies
+
+    Named output
+    ------------
+    calibrated : operators.messages.CalibratedTwin
+    """
+
+    def __init__(
+        self, fragment: Fragment, *args: Any, priors: Priors, settings: CalibrationSettings, **kwargs: Any
+    ) -> None:
+        self.priors = priors
+        self.settings = settings
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("mapped")
+        spec.output("calibrated")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        mapped: MappedStudies = op_input.receive("mapped")
+        op_output.emit(calibrated_twin(mapped, self.priors, self.settings), "calibrated")
+
+
+def calibrated_twin(mapped: MappedStudies, priors: Priors, settings: CalibrationSettings) -> CalibratedTwin:
+    """Decide what can be fitted, and fit it."""
+    visits = mapped.segmented.visits
+    with_tumour = tuple(visit for visit in visits if np.any(visit.labels.array))
+    if mapped.tissue is None or not with_tumour:
+        return CalibratedTwin(mapped, Status.NO_TUMOUR, None, (), None, ())
+    if with_tumour[-1] is not visits[-1]:
+        sentence = "The last visit shows no tumour: growth was not modelled and nothing is predicted."
+        return CalibratedTwin(mapped, Status.TUMOUR_GONE, None, (), None, (sentence,))
+    warnings = ["No treatment schedule was given: growth is modelled as if untreated between the visits."]
+    # Growth from nothing is not in the model, so it starts after the last visit without a tumour.
+    last_without = max((n for n, visit in enumerate(visits) if not np.any(visit.labels.array)), default=-1)
+    modelled = visits[last_without + 1 :]
+    if last_without >= 0:
+        warnings.append(
+            f"The first {last_without + 1} visit(s) were left out: no tumour at visit {last_without + 1}."
+        )
+    observations = tuple(_observation(visit, mapped) for visit in modelled)
+    tissue = _twin_tissue(mapped, observations)
+    say("calibrating the growth model")
+    progress = about("calibrating the growth model")
+    calibration = calibrate(
+        tissue,
+        observations,
+        priors,
+        settings,
+        progress=lambda step, fraction: progress(f"{step} ({fraction:.0%})"),
+    )
+    if len(observations) == 1:
+        status = Status.SINGLE_VISIT
+        warnings.append(
+            "One visit: growth could not be identified; parameters and forecasts come from the prior."
+        )
+    else:
+        status = Status.OK if calibration.acceptable else Status.NOT_EXPLAINED
+    if status is Status.NOT_EXPLAINED:
+        warnings.append(calibration.verdict)
+    return CalibratedTwin(
+        mapped, status, tissue, observations, calibration, (*warnings, *calibration.warnings)
+    )
+
+
+def _observation(visit: SegmentedVisit, mapped: MappedStudies) -> TumourObservation:
+    def region(name: str) -> torch.Tensor:
+        mask = visit.labels.with_array(region_mask(visit.labels.array, name))
+        return torch.from_numpy(mask_on_grid(mask, mapped.grid, visit.prepared.first_to_visit).array)
+
+    core, whole = region("TC"), region("WT")
+    return TumourObservation(day=visit.prepared.day, core=core & whole, whole=whole)
+
+
+def _twin_tissue(mapped: MappedStudies, observations: tuple[TumourObservation, ...]) -> TwinTissueMaps:
+    tissue = mapped.tissue
+    assert tissue is not None
+    white, gray = torch.from_numpy(tissue.white_matter.array), torch.from_numpy(tissue.gray_matter.array)
+    # Cerebrospinal fluid is no tissue to grow in; what was seen as tumour is.
+    domain = torch.from_numpy(tissue.brain_mask.array) & (white + gray >= 0.5)
+    for observation in observations:
+        domain = domain | observation.whole
+    spacing = mapped.grid.spacing
+    return TwinTissueMaps(white_matter=white, gray_matter=gray, domain=domain, spacing_mm=spacing)

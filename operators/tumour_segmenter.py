@@ -1,0 +1,99 @@
+"""Operator: aligned images to tumour labels, by the network or by the clinician's correction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+
+from imaging.geometry import Volume
+from imaging.preparation import PreparedVisit, labels_on_grid, network_images
+from imaging.report_content import ModelIdentity
+from imaging.roles import ROLES, Role
+from operators.messages import PreparedStudies, SegmentedStudies, SegmentedVisit
+from operators.progress import about
+from segmentation.bundle import find_bundle
+from segmentation.inference import TumourSegmenter
+
+
+class TumourSegmenterOperator(Operator):
+    """Segments every visit on the grid of its reference image.
+
+    Named input
+    -----------
+    prepared : operators.messages.PreparedStudies
+
+    Named output
+    ------------
+    segmented : operators.messages.SegmentedStudies
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        models: Path,
+        device: str,
+        min_component_ml: float,
+        uncertainty_warning: float,
+        **kwargs: Any,
+    ) -> None:
+        self.segmenter = TumourSegmenter.load(find_bundle(models), device=device)
+        self.min_component_ml = min_component_ml
+        self.uncertainty_warning = uncertainty_warning
+        super().__init__(fragment, *args, **kwargs)
+
+    @property
+    def required_roles(self) -> frozenset[Role]:
+        """Contrasts the model cannot do without."""
+        return frozenset(role for role in ROLES if role in self.segmenter.description.required_roles)
+
+    @property
+    def model(self) -> ModelIdentity:
+        """The model in use."""
+        description = self.segmenter.description
+        return ModelIdentity(description.name, description.version, description.sha256)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("prepared")
+        spec.output("segmented")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        studies: PreparedStudies = op_input.receive("prepared")
+        warnings: list[str] = []
+        visits: list[SegmentedVisit] = []
+        for number, prepared in enumerate(studies.visits, start=1):
+            progress = about(f"visit {number} of {len(studies.visits)}")
+            if prepared.correction is not None:
+                progress("using the clinician's segmentation found in the input")
+                correction = prepared.correction
+                visits.append(SegmentedVisit(prepared, correction.labels, correction.source, None))
+                continue
+            progress("segmenting the tumour")
+            visits.append(self._infer(prepared, number, warnings))
+        op_output.emit(
+            SegmentedStudies(studies.catalog, tuple(visits), self.model, tuple(warnings)), "segmented"
+        )
+
+    def _infer(self, prepared: PreparedVisit, number: int, warnings: list[str]) -> SegmentedVisit:
+        images = network_images(prepared, self.segmenter.description.spacing_mm)
+        result = self.segmenter(
+            {role: torch.from_numpy(image.array) for role, image in images.items()},
+            min_component_ml=self.min_component_ml,
+        )
+        grid = next(iter(images.values())).geometry
+        background, ncr, ed, et = (Volume(p.numpy(), grid) for p in result.probabilities)
+        labels = labels_on_grid((background, ncr, ed, et), prepared.reference.geometry)
+        if result.missing_roles:
+            warnings.append(
+                f"Visit {number} was segmented without {', '.join(result.missing_roles).upper()}."
+            )
+        if np.any(labels.array) and result.uncertainty > self.uncertainty_warning:
+            warnings.append(
+                f"The network is unsure about visit {number} (mean entropy {result.uncertainty:.2f}, usual "
+                f"below {self.uncertainty_warning:.2f}): check its contours before using any number below."
+            )
+        return SegmentedVisit(prepared, labels, "network", result.uncertainty)
