@@ -1,0 +1,61 @@
+# OncoTwin. `make demo` and `make test` do all the set-up on a fresh machine.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: help demo test test-all lint real train clean system-tools
+
+help:
+	@echo "make demo      a virtual two-visit patient as DICOM, through the whole application, on CPU"
+	@echo "make test      linters, types, room borders and tests"
+	@echo "make test-all  the same with the slow suite"
+	@echo "make real      the application on the real cases beside the repository, where they exist"
+	@echo "make train     train the segmentation network on simulated patients (CPU preset)"
+
+# The product's pins; holoscan looks for CUDA's runtime beside its own libraries.
+$(VENV)/.product: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])") && \
+	  ln -sf ../../nvidia/cu13/lib/libcudart.so.13 $$site/holoscan/lib/libcudart.so.13
+	touch $@
+
+$(VENV)/.development: requirements-dev.txt $(VENV)/.product
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.product
+	rm -rf $(DEMO)
+	$(BIN)/python -m training.phantom --preset demo -o $(DEMO)/patient
+	$(BIN)/python -m app -i $(DEMO)/patient/dicom -o $(DEMO)/results
+	$(BIN)/python -m training.compare --truth $(DEMO)/patient/truth.json --result $(DEMO)/results/result.json
+
+# Validators that the tests call; only Debian and Ubuntu are known here.
+system-tools:
+	@command -v dciodvfy >/dev/null && command -v dsrdump >/dev/null && command -v pdftoppm >/dev/null \
+	  && command -v java >/dev/null && test -f /usr/share/java/pixelmed.jar || \
+	  { test "$$(id -u)" = 0 || { echo "Install dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils, then run make test again."; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	      dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils; }
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/.development system-tools lint
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.development system-tools lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+real: $(VENV)/.development
+	$(BIN)/python -m benchmarks.real_cases --cases ../shared/cases -o out/real
+
+train: $(VENV)/.product
+	$(BIN)/python -m training.train --preset cpu --out build/training --resume
+
+clean:
+	rm -rf $(DEMO) out build

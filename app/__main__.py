@@ -1,0 +1,115 @@
+"""Command line of the application: ``python -m app -i IN -o OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Holoscan and its libraries log to stdout and would drown the answer; their level is read at import.
+os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command-line arguments, with the MONAI Application Package's variables as defaults."""
+    environment = os.environ
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Longitudinal glioblastoma DICOM in; segmentations, a calibrated growth forecast and DICOM "
+        "reports out. Research use only, not a medical device.",
+        epilog="Exit codes: 0 done, 1 fault of the program, 2 usage or settings, 3 input, 4 registration, "
+        "5 model, 6 calibration, 7 output.",
+    )
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        default=environment.get("HOLOSCAN_INPUT_PATH"),
+        help="folder of DICOM files",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=environment.get("HOLOSCAN_OUTPUT_PATH"),
+        help="folder of results, made by the run; it must not exist or be empty",
+    )
+    parser.add_argument(
+        "-m",
+        "--models",
+        type=Path,
+        default=environment.get("HOLOSCAN_MODEL_PATH", ROOT / "models"),
+        help="folder with one MONAI bundle, or the bundle itself (default: the one shipped)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=environment.get("HOLOSCAN_CONFIG_PATH", ROOT / "app.yaml"),
+        help="settings (default: the app.yaml shipped)",
+    )
+    parser.add_argument("--nifti", action="store_true", help="also write every mask and map as NIfTI")
+    options = parser.parse_args(arguments)
+    for name in ("input", "output"):
+        value = getattr(options, name)
+        if value is None:
+            parser.error(f"no {name} folder: give -{name[0]} or set HOLOSCAN_{name.upper()}_PATH")
+        setattr(options, name, Path(value))
+    options.models, options.config = Path(options.models), Path(options.config)
+    return options
+
+
+def show_progress() -> None:
+    """Print the ``oncotwin`` log to stderr with the seconds since the start."""
+    started = time.monotonic()
+
+    class ElapsedFormatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"[{time.monotonic() - started:6.1f} s] {record.getMessage()}"
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ElapsedFormatter())
+    logger = logging.getLogger("oncotwin")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the application; returns the exit code."""
+    options = parse_arguments(arguments)
+    show_progress()
+    logging.getLogger("oncotwin").info("starting")
+
+    from app.settings import SettingsError, load_settings
+
+    try:
+        settings = load_settings(options.config)
+    except SettingsError as error:
+        print(f"oncotwin: {error}", file=sys.stderr)
+        return 2
+
+    # Heavy: torch, MONAI and Holoscan. After the cheap checks, so that a typing error is told at once.
+    from app.application import OncoTwinApplication, RunFolders
+    from app.summary import summary_of
+    from operators.failures import as_failure
+
+    folders = RunFolders(options.input, options.output, options.models)
+    try:
+        OncoTwinApplication(folders, settings, nifti=options.nifti).run()
+    except Exception as error:
+        failure = as_failure(error)
+        if failure is None:
+            raise
+        print(f"oncotwin: {failure.sentence} [{failure.reason}]", file=sys.stderr)
+        return int(failure.exit_code)
+    print(summary_of(options.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Settings of the application: ``app.yaml``, validated at start-up, unknown keys refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+LogNormalPrior = tuple[Literal["lognormal"], Positive, Positive]
+
+
+class SettingsError(Exception):
+    """``app.yaml`` cannot be used; the message names the key and what is wrong with it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApplicationSection(_Section):
+    """What the packager needs to know; ``version`` is the version of the product."""
+
+    title: str
+    version: str
+    input_formats: list[str] = Field(alias="input-formats")
+    output_formats: list[str] = Field(alias="output-formats")
+
+
+class ResourcesSection(_Section):
+    """Resources the package asks a cluster for."""
+
+    cpu: int
+    gpu: int
+    memory: str
+    gpu_memory: str = Field(alias="gpuMemory")
+    shared_memory: str = Field(alias="sharedMemory")
+
+
+class SeriesRule(_Section):
+    """Override of the choice of series: the series that meet every condition given get the role."""
+
+    role: Literal["t1", "t1ce", "t2", "flair"]
+    series_description: str | None = None
+    series_number: int | None = None
+    series_uid: str | None = None
+
+
+class IngestSection(_Section):
+    """How the input folder is read.
+
+    ``visit_gap_hours``: scans closer than this in time belong to one visit.
+    """
+
+    visit_gap_hours: Positive = 4.0
+    series_rules: tuple[SeriesRule, ...] = ()
+
+
+class SegmentationSection(_Section):
+    """How the tumour is found.
+
+    ``min_component_ml``: smaller isolated pieces are dropped. ``uncertainty_warning``: mean voxel entropy in the
+    tumour above which the report says that the network is unsure.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    min_component_ml: Positive = 0.2
+    uncertainty_warning: Fraction = 0.4
+
+
+class PriorsSection(_Section):
+    """Priors as ``[lognormal, median, sigma_log]``: diffusivity in mm2/day, proliferation in 1/day."""
+
+    diffusivity: LogNormalPrior = ("lognormal", 0.1, 0.9)
+    proliferation: LogNormalPrior = ("lognormal", 0.03, 0.6)
+
+
+class TwinSection(_Section):
+    """How growth is modelled.
+
+    ``grid_mm``: isotropic spacing of the growth model's grid. ``core_threshold`` and ``whole_threshold``: cell
+    density, as fraction of the carrying capacity, at the edge of the tumour core and of the whole tumour.
+    ``gray_matter_ratio``: how many times slower cells move in gray matter than in white matter.
+    """
+
+    grid_mm: Positive = 1.0
+    priors: PriorsSection = PriorsSection()
+    core_threshold: Fraction = 0.6
+    whole_threshold: Fraction = 0.2
+    gray_matter_ratio: Positive = 10.0
+
+
+class ForecastSection(_Section):
+    """Days after the last visit for which the tumour is predicted."""
+
+    horizons_days: Annotated[tuple[Positive, ...], Field(min_length=1)] = (30, 60, 90, 120, 150, 180)
+
+
+class OncoTwinSection(_Section):
+    """Everything that decides what a run computes; ``seed`` fixes all random choices."""
+
+    seed: int = 0
+    ingest: IngestSection = IngestSection()
+    segmentation: SegmentationSection = SegmentationSection()
+    twin: TwinSection = TwinSection()
+    forecast: ForecastSection = ForecastSection()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings, in hexadecimal."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class Settings(_Section):
+    """The whole of ``app.yaml``."""
+
+    application: ApplicationSection
+    resources: ResourcesSection
+    oncotwin: OncoTwinSection = OncoTwinSection()
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check ``app.yaml``.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read, is not YAML, or has a key that is unknown or out of range.
+    """
+    try:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML ({type(error).__name__}).") from error
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise SettingsError(f"{path.name}: {key}: {first['msg']}.") from error
