@@ -88,9 +88,7 @@ class OncoTwinApplication(Application):
             name="result_writer",
             output_folder=self._folders.output,
             version=self._settings.application.version,
-            settings_digest=hashlib.sha256(
-                f"{settings.digest} {segmenter.model.sha256}".encode()
-            ).hexdigest(),
+            settings_digest=_digest(settings.digest, segmenter.model.sha256),
             nifti=self._nifti,
         )
         self.add_flow(loader, selector, {("catalog", "catalog")})
@@ -100,3 +98,8 @@ class OncoTwinApplication(Application):
         self.add_flow(mapper, calibrator, {("mapped", "mapped")})
         self.add_flow(calibrator, predictor, {("calibrated", "calibrated")})
         self.add_flow(predictor, writer, {("predicted", "predicted")})
+
+
+def _digest(*parts: str) -> str:
+    """One digest of everything besides the images that decides the result."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from imaging.preparation import mask_on_grid
 from imaging.report_content import Status
 from operators.messages import CalibratedTwin, MappedStudies, SegmentedVisit
 from operators.progress import about, say
-from twin import CalibrationSettings, Priors, TumourObservation, calibrate
+from twin import CalibrationSettings, LogNormal, Priors, TumourObservation, calibrate
 from twin import TissueMaps as TwinTissueMaps
 
 
@@ -30,10 +31,24 @@ class GrowthCalibratorOperator(Operator):
     """
 
     def __init__(
-        self, fragment: Fragment, *args: Any, priors: Priors, settings: CalibrationSettings, **kwargs: Any
+        self,
+        fragment: Fragment,
+        *args: Any,
+        diffusivity_prior: Sequence[str | float],
+        proliferation_prior: Sequence[str | float],
+        core_threshold: float,
+        whole_threshold: float,
+        gray_matter_ratio: float,
+        seed: int,
+        **kwargs: Any,
     ) -> None:
-        self.priors = priors
-        self.settings = settings
+        self.priors = Priors(LogNormal.parse(diffusivity_prior), LogNormal.parse(proliferation_prior))
+        self.settings = CalibrationSettings(
+            core_threshold=core_threshold,
+            whole_threshold=whole_threshold,
+            gray_matter_ratio=gray_matter_ratio,
+            seed=seed,
+        )
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.deploy.core import Fragment, Operator, OperatorSpec
@@ -32,11 +32,11 @@ class SeriesSelectorOperator(Operator):
         fragment: Fragment,
         *args: Any,
         required: frozenset[Role],
-        rules: Sequence[RoleRule],
+        rules: Sequence[Mapping[str, Any]],
         **kwargs: Any,
     ) -> None:
         self.required = required
-        self.rules = tuple(rules)
+        self.rules = tuple(RoleRule(**rule) for rule in rules)
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
