@@ -1,0 +1,53 @@
+"""``app.yaml`` is checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import OncoTwinSection, SettingsError, load_settings
+
+SHIPPED = Path(__file__).resolve().parents[2] / "app.yaml"
+
+
+def written(tmp_path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text()
+    assert old in text
+    path = tmp_path / "app.yaml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_shipped_file_shows_the_defaults() -> None:
+    assert load_settings(SHIPPED).oncotwin == OncoTwinSection()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("grid_mm: 1.0", "grid_mm: 0", "oncotwin.twin.grid_mm"),
+        ("grid_mm: 1.0", "gird_mm: 1.0", "oncotwin.twin.gird_mm"),
+        ("[lognormal, 0.1, 0.9]", "[normal, 0.1, 0.9]", "oncotwin.twin.priors.diffusivity"),
+        ("[30, 60, 90, 120, 150, 180]", "[]", "oncotwin.forecast.horizons_days"),
+        ("device: auto", "device: tpu", "oncotwin.segmentation.device"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings(written(tmp_path, old, new))
+
+
+def test_unreadable_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        load_settings(broken)
+
+
+def test_the_digest_follows_the_settings(tmp_path: Path) -> None:
+    other = load_settings(written(tmp_path, "seed: 0", "seed: 1"))
+    assert other.oncotwin.digest != load_settings(SHIPPED).oncotwin.digest
+    assert load_settings(SHIPPED).oncotwin.digest == load_settings(SHIPPED).oncotwin.digest
