@@ -1,0 +1,368 @@
+"""What a folder of DICOM holds: one patient, visits in the order of time, the series and drawings of each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from imaging.annotation_index import ANNOTATION_CLASSES, Annotation, index_annotation
+from imaging.errors import ImagingError, Reason
+from imaging.files import BrokenFile, DicomFile, IgnoredFile, Progress, read_folder, text, tolerant_dicom
+from imaging.series import IMAGE_CLASSES, RefusedSeries, Series, build_series
+
+__all__ = [
+    "Annotation",
+    "BrokenFile",
+    "Catalog",
+    "IgnoredFile",
+    "Inventory",
+    "PatientIdentity",
+    "RefusedSeries",
+    "Series",
+    "Visit",
+    "read_catalog",
+    "read_inventory",
+]
+
+# A StudyInstanceUID that spans longer than this was reused for a follow-up.
+_LONGEST_STUDY = timedelta(hours=24)
+# Attributes that tell people apart, beside the identifier itself.
+_IDENTITY = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")
+
+
+@dataclass(frozen=True)
+class PatientIdentity:
+    """Who the patient is, for writing into output objects only; its repr reveals nothing.
+
+    Parameters
+    ----------
+    patient_id, name, birth_date, sex, issuer : str
+        As in the input, decoded from its character set; ``birth_date`` as YYYYMMDD; empty when absent.
+    """
+
+    patient_id: str = field(repr=False)
+    name: str = field(repr=False)
+    birth_date: str = field(repr=False)
+    sex: str = field(repr=False)
+    issuer: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """Everything acquired in one sitting; ``date`` is the start of its first series."""
+
+    date: datetime
+    series: tuple[Series, ...]
+    refused: tuple[RefusedSeries, ...]
+    annotations: tuple[Annotation, ...]
+
+    @property
+    def series_uids(self) -> frozenset[str]:
+        """Series Instance UIDs of all its series, refused ones included."""
+        return frozenset(item.uid for item in self.series) | {item.uid for item in self.refused}
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """The images of one patient.
+
+    Parameters
+    ----------
+    patient : PatientIdentity
+        Who it is.
+    visits : tuple of Visit
+        In the order of time.
+    ignored : tuple of IgnoredFile
+        Files that are not used.
+    digest : str
+        SHA-256 over instance UIDs and contents of all files used; the same whatever their names and places.
+    unplaced : tuple of RefusedSeries
+        Series without a usable date; empty in a catalog that ``read_catalog`` accepts.
+    """
+
+    patient: PatientIdentity
+    visits: tuple[Visit, ...]
+    ignored: tuple[IgnoredFile, ...]
+    digest: str
+    unplaced: tuple[RefusedSeries, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """All patients of a folder, and the files that belong to none."""
+
+    patients: tuple[Catalog, ...]
+    broken: tuple[BrokenFile, ...]
+    ignored: tuple[IgnoredFile, ...]
+
+
+def read_catalog(folder: Path, *, visit_gap_hours: float = 4.0, progress: Progress | None = None) -> Catalog:
+    """Read the images of one patient.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Tree of any mix of studies, series and other files.
+    visit_gap_hours : float
+        Series that start at most this long after another belong to the same visit.
+    progress : callable, optional
+        Called as ``progress(files_done, files_in_all)``.
+
+    Raises
+    ------
+    ImagingError
+        ``EMPTY_INPUT``, ``NO_PERMISSION``, ``NOT_DICOM``, ``SEVERAL_PATIENTS``, ``MISSING_ATTRIBUTE`` (PatientID),
+        ``MISSING_DATE``, ``TRUNCATED`` (a DICOM file so damaged that its series is unknown) or ``BAD_ANNOTATION``
+        (a drawing that refers to images of several visits).
+    """
+    inventory = read_inventory(folder, visit_gap_hours=visit_gap_hours, progress=progress)
+    if inventory.broken:
+        raise ImagingError(Reason.TRUNCATED, inventory.broken[0].sentence)
+    if not inventory.patients:
+        raise ImagingError(Reason.NOT_DICOM, "The folder holds no DICOM file; give a folder of DICOM files.")
+    if len(inventory.patients) > 1:
+        raise ImagingError(
+            Reason.SEVERAL_PATIENTS,
+            f"The folder holds {len(inventory.patients)} patients (they differ in PatientID, IssuerOfPatientID, "
+            "PatientBirthDate or PatientSex); give one patient a run.",
+        )
+    catalog = inventory.patients[0]
+    if not catalog.patient.patient_id:
+        raise ImagingError(
+            Reason.MISSING_ATTRIBUTE,
+            "PatientID is empty: that all images are of one patient cannot be told; fill it in.",
+        )
+    if catalog.unplaced:
+        raise ImagingError(catalog.unplaced[0].reason, catalog.unplaced[0].sentence)
+    if not catalog.visits:
+        raise ImagingError(
+            Reason.EMPTY_INPUT, "The folder holds DICOM files, but no MR or CT images; add the images."
+        )
+    return replace(
+        catalog, ignored=tuple(sorted((*catalog.ignored, *inventory.ignored), key=lambda file: file.path))
+    )
+
+
+def read_inventory(
+    folder: Path, *, visit_gap_hours: float = 4.0, progress: Progress | None = None
+) -> Inventory:
+    """List every patient of a folder; what ``read_catalog`` refuses is listed here.
+
+    Raises
+    ------
+    ImagingError
+        ``EMPTY_INPUT``, ``NO_PERMISSION``, or ``BAD_ANNOTATION``.
+    """
+    content = read_folder(folder, progress)
+    with tolerant_dicom():
+        groups = _by_patient(content.objects)
+        known = {file.series_uid for file in content.objects}
+        patients = tuple(
+            _catalog(
+                group,
+                [file for file in content.broken if file.series_uid in _series_of(group)],
+                visit_gap_hours,
+            )
+            for group in groups
+        )
+    lost = tuple(file for file in content.broken if file.series_uid not in known)
+    return Inventory(patients, lost, content.ignored)
+
+
+def _series_of(files: Sequence[DicomFile]) -> set[str]:
+    return {file.series_uid for file in files}
+
+
+def _by_patient(files: Sequence[DicomFile]) -> list[list[DicomFile]]:
+    by_id: dict[str, list[DicomFile]] = {}
+    for file in files:
+        by_id.setdefault(text(file.header, "PatientID"), []).append(file)
+    return [group for _, same_id in sorted(by_id.items()) for group in _split(same_id, _IDENTITY)]
+
+
+def _split(files: list[DicomFile], keywords: Sequence[str]) -> list[list[DicomFile]]:
+    """Split by attributes that contradict each other; an attribute left empty contradicts nothing."""
+    if not keywords:
+        return [files]
+    values = sorted({text(file.header, keywords[0]) for file in files} - {"", "O"})
+    if len(values) < 2:
+        return _split(files, keywords[1:])
+    groups = [[file for file in files if text(file.header, keywords[0]) == value] for value in values]
+    rest = [file for file in files if text(file.header, keywords[0]) not in values]
+    return [part for group in (*groups, rest) if group for part in _split(group, keywords[1:])]
+
+
+def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap_hours: float) -> Catalog:
+    files, ignored = _without_copies(files)
+    images = [file for file in files if text(file.header, "SOPClassUID") in IMAGE_CLASSES]
+    series, refused = build_series(images, [file for file in broken if file.series_uid in _series_of(images)])
+    groups, unplaced = _group_visits([*series, *refused], timedelta(hours=visit_gap_hours))
+    visits = [_visit(group) for group in groups]
+    used = {item.uid for item in series}
+    digest_files = [file for file in images if file.series_uid in used]
+    for file in files:
+        sop_class = text(file.header, "SOPClassUID")
+        if sop_class in IMAGE_CLASSES:
+            continue
+        found = (
+            index_annotation(file)
+            if sop_class in ANNOTATION_CLASSES
+            else IgnoredFile(
+                file.name, f"{UID(sop_class).name.removesuffix(' Storage')}, not an MR or CT image"
+            )
+        )
+        place = _visit_of(found, visits) if isinstance(found, Annotation) else None
+        if isinstance(found, IgnoredFile):
+            ignored.append(found)
+        elif place is None:
+            ignored.append(IgnoredFile(file.name, "drawing that refers to no image in the folder"))
+        else:
+            visits[place] = replace(visits[place], annotations=(*visits[place].annotations, found))
+            digest_files.append(file)
+    return Catalog(
+        patient=_identity(files),
+        visits=tuple(visits),
+        ignored=tuple(ignored),
+        digest=_digest(digest_files),
+        unplaced=tuple(unplaced),
+    )
+
+
+def _without_copies(files: Sequence[DicomFile]) -> tuple[list[DicomFile], list[IgnoredFile]]:
+    """One of each content: archives are often exported twice into one folder."""
+    kept: dict[str, DicomFile] = {}
+    copies: list[IgnoredFile] = []
+    for file in files:
+        first = kept.setdefault(file.sha256, file)
+        if first is not file:
+            copies.append(IgnoredFile(file.name, f"copy of {first.name}"))
+    return list(kept.values()), copies
+
+
+def _group_visits(
+    items: Sequence[Series | RefusedSeries], gap: timedelta
+) -> tuple[list[list[Series | RefusedSeries]], list[RefusedSeries]]:
+    """Series of one sitting together, in the order of time; and those that no date places."""
+    timed = sorted((item for item in items if item.has_time), key=_moment)
+    groups: list[list[Series | RefusedSeries]] = []
+    for item in timed:
+        close = [group for group in groups if _belongs(item, group, gap)]
+        groups = [group for group in groups if group not in close]
+        groups.append([member for group in close for member in group] + [item])
+    unplaced: list[RefusedSeries] = []
+    for item in sorted(
+        (item for item in items if not item.has_time), key=lambda item: (item.study_uid, item.uid)
+    ):
+        home = _untimed_home(item, groups)
+        if home is not None:
+            home.append(item)
+        elif isinstance(item, RefusedSeries) and item.acquired is None:
+            unplaced.append(item)
+        elif any(_moment(member).date() == _moment(item).date() for group in groups for member in group):
+            unplaced.append(_ambiguous_day(item))
+        else:
+            groups.append([item])
+    return sorted(groups, key=lambda group: min(map(_moment, group))), unplaced
+
+
+def _moment(item: Series | RefusedSeries) -> datetime:
+    return item.acquired or datetime.max
+
+
+def _belongs(item: Series | RefusedSeries, group: Sequence[Series | RefusedSeries], gap: timedelta) -> bool:
+    return any(
+        abs(_moment(item) - _moment(member))
+        <= (_LONGEST_STUDY if member.study_uid == item.study_uid else gap)
+        for member in group
+    )
+
+
+def _untimed_home(
+    item: Series | RefusedSeries, groups: Sequence[list[Series | RefusedSeries]]
+) -> list[Series | RefusedSeries] | None:
+    """The visit of a series without time of day: its study's, else the only one of its day."""
+    candidates = [group for group in groups if any(member.study_uid == item.study_uid for member in group)]
+    if item.acquired is not None:
+        day = item.acquired.date()
+        of_day = [group for group in groups if any(_moment(member).date() == day for member in group)]
+        candidates = [group for group in candidates if group in of_day] or of_day
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _ambiguous_day(item: Series | RefusedSeries) -> RefusedSeries:
+    return RefusedSeries(
+        uid=item.uid,
+        description=item.description,
+        reason=Reason.MISSING_DATE,
+        sentence=f"{item.label} has no AcquisitionTime, and its day has several visits: which one it belongs to is "
+        "unknown; add the time.",
+        modality=item.modality,
+        file_count=len(item.instance_uids),
+        study_uid=item.study_uid,
+        number=item.number,
+        headers=item.headers,
+        instance_uids=item.instance_uids,
+    )
+
+
+def _visit(members: Sequence[Series | RefusedSeries]) -> Visit:
+    ordered = sorted(members, key=lambda item: (_moment(item), item.number or 0, item.uid))
+    timed = [item for item in ordered if item.has_time] or ordered
+    return Visit(
+        date=_moment(timed[0]),
+        series=tuple(item for item in ordered if isinstance(item, Series)),
+        refused=tuple(item for item in ordered if isinstance(item, RefusedSeries)),
+        annotations=(),
+    )
+
+
+def _visit_of(annotation: Annotation, visits: Sequence[Visit]) -> int | None:
+    """The visit whose images a drawing refers to: by series, else by instance, else by frame of reference."""
+    by_series = [bool(annotation.referenced_series_uids & visit.series_uids) for visit in visits]
+    by_instance = [
+        any(annotation.referenced_instance_uids.intersection(item.instance_uids) for item in visit.series)
+        for visit in visits
+    ]
+    by_frame = [
+        any(
+            item.geometry and item.geometry.frame_of_reference_uid == annotation.frame_of_reference_uid != ""
+            for item in visit.series
+        )
+        for visit in visits
+    ]
+    for evidence in (by_series, by_instance, by_frame):
+        if sum(evidence) > 1:
+            raise ImagingError(
+                Reason.BAD_ANNOTATION,
+                f"{annotation.path.name} refers to {sum(evidence)} visits; draw each visit on its own images.",
+            )
+        if any(evidence):
+            return evidence.index(True)
+    return None
+
+
+def _identity(files: Sequence[DicomFile]) -> PatientIdentity:
+    """The fullest statement of each attribute, taken in an order that does not depend on file names."""
+    headers: list[Dataset] = [file.header for file in sorted(files, key=lambda file: file.sop_instance_uid)]
+
+    def first(keyword: str) -> str:
+        return next((value for header in headers if (value := text(header, keyword))), "")
+
+    return PatientIdentity(
+        patient_id=first("PatientID"),
+        name=first("PatientName"),
+        birth_date=first("PatientBirthDate"),
+        sex=first("PatientSex"),
+        issuer=first("IssuerOfPatientID"),
+    )
+
+
+def _digest(files: Sequence[DicomFile]) -> str:
+    lines = sorted(f"{file.sop_instance_uid} {file.sha256}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

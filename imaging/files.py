@@ -1,0 +1,250 @@
+"""What lies in a folder tree: DICOM objects, broken ones, and files that are something else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from imaging.errors import ImagingError, Reason
+
+# What pydicom raises, depending on where a damaged file was cut.
+_PARSE_ERRORS = (
+    InvalidDicomError, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError,
+    NotImplementedError, OverflowError, struct.error, zlib.error,
+)  # fmt: skip
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """One DICOM object, its pixels left out.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where it lies.
+    name : str
+        Its path relative to the folder read.
+    header : pydicom.Dataset
+        All attributes except pixel data.
+    sha256 : str
+        Digest of the whole file.
+    """
+
+    path: Path
+    name: str
+    header: Dataset
+    sha256: str
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOP Instance UID."""
+        return text(self.header, "SOPInstanceUID")
+
+    @property
+    def series_uid(self) -> str:
+        """Series Instance UID."""
+        return text(self.header, "SeriesInstanceUID")
+
+
+@dataclass(frozen=True)
+class BrokenFile:
+    """A file that is DICOM, but cut off or unreadable; ``series_uid`` is empty when even that is lost."""
+
+    name: str
+    sentence: str
+    series_uid: str = ""
+    study_uid: str = ""
+
+
+@dataclass(frozen=True)
+class IgnoredFile:
+    """A file that is not used, with the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class FolderContent:
+    """Everything found in a folder tree, in the order of the relative paths."""
+
+    objects: tuple[DicomFile, ...]
+    broken: tuple[BrokenFile, ...]
+    ignored: tuple[IgnoredFile, ...]
+
+
+@contextmanager
+def tolerant_dicom() -> Iterator[None]:
+    """Read values as they are: real headers break value rules, and pydicom's warnings quote patient data."""
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Attribute as text without padding; empty when absent, several values joined by a backslash."""
+    value = dataset.get(keyword)
+    if value is None:
+        return ""
+    if not isinstance(value, str) and hasattr(value, "__iter__") and not hasattr(value, "components"):
+        return "\\".join(str(item).strip() for item in value)
+    return str(value).strip(" \0")
+
+
+def read_folder(folder: Path, progress: Progress | None = None) -> FolderContent:
+    """Read every file below a folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Root of the tree; nested folders and any other files may be in it.
+    progress : callable, optional
+        Called as ``progress(files_done, files_in_all)``.
+
+    Raises
+    ------
+    ImagingError
+        ``NO_PERMISSION`` if the folder or a file may not be read, ``EMPTY_INPUT`` if there is no file.
+    """
+    names = sorted(_walk(folder))
+    if not names:
+        raise ImagingError(
+            Reason.EMPTY_INPUT, f"{folder.name or folder} holds no files; give a folder of DICOM files."
+        )
+    objects: list[DicomFile] = []
+    broken: list[BrokenFile] = []
+    ignored: list[IgnoredFile] = []
+    for done, name in enumerate(names, start=1):
+        found = _read_file(folder / name, name)
+        if isinstance(found, DicomFile):
+            objects.append(found)
+        elif isinstance(found, BrokenFile):
+            broken.append(found)
+        else:
+            ignored.append(found)
+        if progress is not None:
+            progress(done, len(names))
+    return FolderContent(tuple(objects), tuple(broken), tuple(ignored))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename or folder).name, error)
+
+    if folder.is_file():
+        raise ImagingError(Reason.NOT_DICOM, f"{folder.name} is a file; give the folder that holds it.")
+    for parent, _, files in os.walk(folder, onerror=refuse):
+        for file in files:
+            yield os.path.relpath(os.path.join(parent, file), folder)
+
+
+def _unreadable(name: str, error: OSError) -> ImagingError:
+    if isinstance(error, FileNotFoundError):
+        return ImagingError(Reason.EMPTY_INPUT, f"{name} does not exist; give a folder of DICOM files.")
+    if isinstance(error, PermissionError):
+        return ImagingError(
+            Reason.NO_PERMISSION, f"{name} may not be read; give this user permission to read it."
+        )
+    return ImagingError(Reason.NO_PERMISSION, f"{name} cannot be read ({error.strerror}).")
+
+
+def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    has_magic = content[128:132] == b"DICM"
+    if not has_magic and not _may_lack_preamble(content):
+        if len(content) < 132 and path.suffix.lower() == ".dcm" and not path.name.startswith("."):
+            return BrokenFile(
+                name, f"{name} is named .dcm but is cut off after {len(content)} bytes; copy it again."
+            )
+        return IgnoredFile(name, "not a DICOM file")
+    with tolerant_dicom():
+        dataset = _parse(content, force=not has_magic)
+        if dataset is None or not dataset:
+            return _broken(name, content)
+        if text(dataset.file_meta, "MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+            return IgnoredFile(name, "DICOMDIR, a directory of other files")
+        if not has_magic and not (text(dataset, "SOPClassUID") and text(dataset, "SeriesInstanceUID")):
+            return IgnoredFile(name, "not a DICOM file")
+        if not _is_complete(dataset):
+            return _broken(name, content)
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            if not text(dataset, keyword):
+                return BrokenFile(name, f"{name} has no {keyword}; export it again from its source.")
+        for keyword in _PIXEL_KEYWORDS:
+            if keyword in dataset:
+                delattr(dataset, keyword)
+    return DicomFile(path, name, dataset, hashlib.sha256(content).hexdigest())
+
+
+def _may_lack_preamble(content: bytes) -> bool:
+    """Old exports start with the first group (0002 or 0008, little endian) instead of a preamble."""
+    return content[:2] in (b"\x02\x00", b"\x08\x00") and content[2:4] in (
+        b"\x00\x00",
+        b"\x01\x00",
+        b"\x05\x00",
+        b"\x08\x00",
+    )
+
+
+def _parse(content: bytes, *, force: bool = False, pixels: bool = True) -> FileDataset | None:
+    try:
+        return pydicom.dcmread(BytesIO(content), force=force, stop_before_pixels=not pixels)
+    except _PARSE_ERRORS:
+        return None
+
+
+def _is_complete(dataset: Dataset) -> bool:
+    """Whether no value is shorter than its stated length and an image has all of its pixels."""
+    for element in dataset.values():
+        if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
+            continue
+        if len(element.value or b"") != element.length:
+            return False
+    if "Rows" not in dataset or dataset.get("NumberOfFrames") == 0:
+        return True
+    if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
+        return False
+    if "PixelData" not in dataset or UID(text(dataset.file_meta, "TransferSyntaxUID")).is_encapsulated:
+        return True
+    return len(dataset.PixelData) >= _native_length(dataset)
+
+
+def _native_length(dataset: Dataset) -> int:
+    samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
+    bits = int(dataset.get("BitsAllocated") or 0)
+    return (int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0) * samples * bits + 7) // 8
+
+
+def _broken(name: str, content: bytes) -> BrokenFile:
+    header = _parse(content, pixels=False) or Dataset()
+    lost = [
+        element.tag
+        for element in header.values()
+        if isinstance(element, RawDataElement) and len(element.value or b"") != element.length
+    ]
+    for tag in lost:
+        del header[tag]
+    where = "header" if lost or "Rows" not in header else "pixel data"
+    sentence = f"{name} is a DICOM file cut off in its {where}; copy it again or take it out of the folder."
+    return BrokenFile(name, sentence, text(header, "SeriesInstanceUID"), text(header, "StudyInstanceUID"))
