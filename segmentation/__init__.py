@@ -1,0 +1,1 @@
+"""Segmentation of glioma on four MR contrasts: network, transforms, MONAI bundle, inference."""

@@ -1,0 +1,188 @@
+"""Random human heads: ICBM152 tissue maps under random deformation, with skull, scalp, face and vessels around.
+
+The maps are those that the nilearn wheel carries (MNI ICBM152 2009a, McGill notice); they are read from the
+installed wheel and never copied.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from scipy import ndimage
+from torch import Tensor
+
+from training.fields import Shape, smooth_noise
+
+SPACING_MM = 2.0
+HEAD_SHAPE: Shape = (112, 128, 112)
+
+# Codes of `Head.outer`, the tissues that are not brain. Enhancing vessels, dura and choroid plexus are normal.
+NO_TISSUE, OUTER_CSF, SKULL, MARROW, FAT, MUSCLE, VESSEL, EYE = range(8)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head without tumour on a (I, J, K) grid of 2 mm voxels, axis-aligned LPS.
+
+    Attributes
+    ----------
+    tissue
+        float32 (3, I, J, K): fractions of CSF, grey and white matter; their sum is at most 1.
+    outer
+        uint8 (I, J, K): code of the tissue that fills the rest of the voxel, `NO_TISSUE` in air.
+    """
+
+    tissue: Tensor
+    outer: Tensor
+
+
+def _wheel_map(kind: str) -> np.ndarray:
+    """One ICBM152 map of the nilearn wheel, float32 in [0, 1], flipped to LPS array order, 1 mm."""
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            "nilearn is not installed, whose wheel carries the ICBM152 maps: pip install nilearn"
+        )
+    name = f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
+    image = nib.load(Path(spec.origin).parent / "datasets" / "data" / name)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    return data[::-1, ::-1] / data.max()
+
+
+@lru_cache(maxsize=1)
+def atlas() -> Tensor:
+    """ICBM152 fractions of CSF, grey, white matter and the superior sagittal sinus, float32 (4, I, J, K), 2 mm."""
+    grey, white, t1 = (_wheel_map(kind) for kind in ("gm", "wm", "t1"))
+    mask = ndimage.binary_fill_holes(t1 > 0)
+    csf = np.clip(mask - grey - white, 0, 1) * mask
+    outside = ndimage.distance_transform_edt(~mask)
+    middle = abs(np.arange(mask.shape[0]) - (mask.shape[0] - 1) / 2)[:, None, None]
+    upper = np.arange(mask.shape[2])[None, None] > 0.45 * mask.shape[2]
+    sinus = (outside > 0) & (outside < 7) & (middle < 4) & upper
+    maps = torch.from_numpy(np.stack([csf, grey * mask, white * mask, sinus]).astype(np.float32))
+    return functional.avg_pool3d(maps[None], 2, ceil_mode=True)[0]
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_i = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_j = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_k = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_i @ about_j @ about_k
+
+
+def grid_positions(shape: Shape) -> Tensor:
+    """Voxel indices relative to the centre of the grid, float32 (3, I, J, K)."""
+    axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def sample_at(maps: Tensor, positions: Tensor) -> Tensor:
+    """Linear interpolation of (C, I, J, K) at positions (3, I', J', K') in voxels from its centre; 0 outside."""
+    extent = torch.tensor(maps.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
+    unit = (positions / (extent / 2)).flip(0).permute(1, 2, 3, 0)
+    return functional.grid_sample(maps[None], unit[None], align_corners=False)[0]
+
+
+def _ventricle_change(rng: np.random.Generator, positions: Tensor) -> Tensor:
+    """Displacement that widens or narrows the middle of the brain (larger ventricles, atrophy), voxels."""
+    strength = rng.uniform(-0.35, 0.1)
+    weight = torch.exp(-(positions**2).sum(0) / (2 * 13.0**2))
+    return positions * weight * strength
+
+
+def random_head(rng: np.random.Generator, shape: Shape = HEAD_SHAPE) -> Head:
+    """A head of random pose, size and shape with random layers outside the brain."""
+    positions = grid_positions(shape)
+    linear = _rotation(rng.normal(0, 0.12, 3)) @ np.diag(rng.uniform(0.86, 1.14, 3))
+    if rng.random() < 0.5:
+        linear[0] *= -1
+    shift = torch.from_numpy(rng.uniform(-4, 4, 3).astype(np.float32)).view(3, 1, 1, 1)
+    bend = smooth_noise(rng, shape, 28, 3) * rng.uniform(0, 3.5) + smooth_noise(
+        rng, shape, 11, 3
+    ) * rng.uniform(0, 1.0)
+    source = torch.einsum("ab,bijk->aijk", torch.from_numpy(linear.astype(np.float32)), positions + shift)
+    source = source + bend
+    source = source + _ventricle_change(rng, source)
+    warped = sample_at(atlas(), source)
+    tissue = warped[:3]
+    return Head(tissue, _outer_layers(rng, tissue, warped[3], shape))
+
+
+def _outer_layers(rng: np.random.Generator, tissue: Tensor, sinus: Tensor, shape: Shape) -> Tensor:
+    fraction = tissue.sum(0)
+    brain = (fraction > 0.5).numpy()
+    outside = torch.from_numpy(ndimage.distance_transform_edt(~brain).astype(np.float32)) * SPACING_MM
+    variation = smooth_noise(rng, shape, 16, 3)
+    position = grid_positions(shape) * SPACING_MM
+    centre = [float(position[axis][torch.from_numpy(brain)].mean()) for axis in range(3)]
+    below = torch.sigmoid((centre[2] - 35 - position[2]) / 12)
+    front = torch.sigmoid((centre[1] - 20 - position[1]) / 20)
+
+    csf_end = rng.uniform(0, 4) * (1 + 0.5 * variation[0])
+    skull_end = csf_end.clamp(min=0) + rng.uniform(3, 9) * (1 + 0.3 * variation[1]).clamp(min=0.3)
+    face = below * (rng.uniform(5, 30) + front * rng.uniform(10, 50))
+    scalp_end = skull_end + rng.uniform(3, 10) * (1 + 0.4 * variation[2]).clamp(min=0.3) + face
+
+    outer = torch.zeros(shape, dtype=torch.uint8)
+    soft = smooth_noise(rng, shape, 5, 2)
+    outer[outside <= scalp_end] = FAT
+    muscle = (soft[0] > rng.uniform(-0.3, 0.5)) & ((outside < skull_end + rng.uniform(1, 5)) | (below > 0.4))
+    outer[(outside <= scalp_end) & muscle] = MUSCLE
+    outer[(outside <= scalp_end) & (below > 0.4) & (soft[1] > 0.8)] = NO_TISSUE  # sinuses, airways
+    outer[(outside <= scalp_end) & (outside > scalp_end - 2.5) & (soft[1] < 0.2)] = MUSCLE  # skin
+    outer[outside <= skull_end] = SKULL
+    diploe = (outside - csf_end) / (skull_end - csf_end).clamp(min=0.1)
+    if rng.random() < 0.8:
+        outer[(diploe > 0.3) & (diploe < 0.7) & (soft[0] > rng.uniform(-1, 0.6))] = MARROW
+    outer[(outside <= skull_end) & (below > 0.7) & (soft[1] > 0.2)] = MUSCLE  # skull base, orbit, neck
+    outer[outside <= csf_end] = OUTER_CSF
+    _add_eyes(rng, outer, position, centre, brain)
+    _add_enhancing(rng, outer, tissue, sinus, outside, shape)
+    return outer
+
+
+def _add_eyes(
+    rng: np.random.Generator, outer: Tensor, position: Tensor, centre: list[float], brain: np.ndarray
+) -> None:
+    rows = np.flatnonzero(brain.any(axis=(0, 2)))
+    forehead = (rows[0] - (brain.shape[1] - 1) / 2) * SPACING_MM
+    for side in (-1, 1):
+        eye = [
+            centre[0] + side * rng.uniform(28, 36),
+            forehead + rng.uniform(-8, 12),
+            centre[2] - rng.uniform(28, 42),
+        ]
+        distance = torch.sqrt(sum((position[a] - eye[a]) ** 2 for a in range(3)))
+        free = torch.from_numpy(~brain)
+        outer[(distance < rng.uniform(16, 22)) & free] = FAT
+        outer[(distance < rng.uniform(10, 13)) & free] = EYE
+
+
+def _add_enhancing(
+    rng: np.random.Generator, outer: Tensor, tissue: Tensor, sinus: Tensor, outside: Tensor, shape: Shape
+) -> None:
+    """Normal structures that take up contrast: sinus, dura, vessels, choroid plexus. They replace brain fluid."""
+    curves = smooth_noise(rng, shape, 9, 2)
+    width = rng.uniform(0.05, 0.16)
+    vessel = (curves.abs() < width).all(0) & (outside < 4) & (tissue[2] < 0.5)
+    dura = (
+        (outside > 0)
+        & (outside <= rng.uniform(1, 4.5))
+        & (smooth_noise(rng, shape, 12)[0] > rng.uniform(-1, 1.5))
+    )
+    depth = (
+        torch.from_numpy(ndimage.distance_transform_edt((outside == 0).numpy()).astype(np.float32))
+        * SPACING_MM
+    )
+    choroid = (depth > 24) & (tissue[0] > 0.5) & (smooth_noise(rng, shape, 4)[0] > rng.uniform(0.5, 1.3))
+    enhancing = vessel | dura | choroid | (sinus > 0.4)
+    outer[enhancing] = VESSEL
+    tissue *= ~enhancing
