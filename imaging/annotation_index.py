@@ -59,10 +59,10 @@ class Annotation:
 def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
     """Describe a SEG or RTSTRUCT, or say why it is no correction.
 
-    The application's own objects come back from an archive together with the images. A forecast (Content Label
-    ``FORECAST...``) is never a correction. A segmentation by this application whose segments are all of Segment
-    Algorithm Type AUTOMATIC is its own earlier answer and would only repeat itself; once a person has edited it, at
-    least one segment says MANUAL or SEMIAUTOMATIC, or another manufacturer wrote the object.
+    The application's own objects come back from an archive together with the images. A forecast (Content Label or
+    a Segment Label beginning with ``FORECAST``) is never a correction. A segmentation by this application whose
+    segments are all of Segment Algorithm Type AUTOMATIC is its own earlier answer and would only repeat itself; once
+    a person has edited it, a segment says MANUAL or SEMIAUTOMATIC, or another manufacturer wrote the object.
     """
     header = file.header
     if text(header, "SOPClassUID") == RTStructureSetStorage:
@@ -77,7 +77,7 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
             frame_of_reference_uid=_structure_set_frame(header),
             sha256=file.sha256,
         )
-    if text(header, "ContentLabel").upper().startswith(FORECAST_LABEL):
+    if _is_forecast(header):
         return IgnoredFile(file.name, "segmentation of a forecast, not of an image")
     types = {text(segment, "SegmentAlgorithmType").upper() for segment in header.get("SegmentSequence") or []}
     if text(header, "Manufacturer") == OWN_MANUFACTURER and types == {"AUTOMATIC"}:
@@ -94,6 +94,13 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
         frame_of_reference_uid=text(header, "FrameOfReferenceUID"),
         sha256=file.sha256,
     )
+
+
+def _is_forecast(header: Dataset) -> bool:
+    if text(header, "ContentLabel").upper().startswith(FORECAST_LABEL):
+        return True
+    labels = [text(segment, "SegmentLabel").upper() for segment in header.get("SegmentSequence") or []]
+    return any(label.startswith(FORECAST_LABEL) for label in labels)
 
 
 def _structure_set_series(header: Dataset) -> list[str]:

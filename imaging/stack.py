@@ -96,7 +96,7 @@ def frames_of(datasets: Sequence[Dataset], label: str) -> list[Frame]:
         ``MISSING_ATTRIBUTE`` naming the attribute of the geometry that is absent or not usable.
     """
     return [
-        Frame(dataset, file_index, frame_index, _plane(dataset, frame_index, label))
+        Frame(dataset, file_index, frame_index, plane_of(dataset, frame_index, label))
         for file_index, dataset in enumerate(datasets)
         for frame_index in range(int(number(dataset.get("NumberOfFrames")) or 1))
     ]
@@ -240,7 +240,14 @@ def _frame_of_reference(frames: Sequence[Frame], label: str) -> str:
     return uids.pop()
 
 
-def _plane(dataset: Dataset, frame: int, label: str) -> Plane:
+def plane_of(dataset: Dataset, frame: int, label: str) -> Plane:
+    """Where one frame of a classic or enhanced object lies.
+
+    Raises
+    ------
+    ImagingError
+        ``MISSING_ATTRIBUTE`` naming the attribute that is absent or not usable.
+    """
     position = _vector(dataset, frame, "PlanePositionSequence", "ImagePositionPatient", 3, label)
     cosines = _vector(dataset, frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6, label)
     spacing = _vector(dataset, frame, "PixelMeasuresSequence", "PixelSpacing", 2, label)
