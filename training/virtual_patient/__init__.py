@@ -1,0 +1,1 @@
+"""A simulated glioma patient: anatomy, growth, contrasts, scanner and DICOM."""
