@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,12 +43,17 @@ class ResourcesSection(_Section):
 
 
 class SeriesRule(_Section):
-    """Override of the choice of series: the series that meet every condition given get the role."""
+    """Override of the choice of series: the series that meets every condition given gets the role.
 
-    role: Literal["t1", "t1ce", "t2", "flair"]
-    series_description: str | None = None
+    ``role`` "none" keeps a series out. ``description`` is a regular expression; ``visit_date`` limits the rule to
+    the visit of that day.
+    """
+
+    role: Literal["t1", "t1ce", "t2", "flair", "none"]
+    description: str | None = None
     series_number: int | None = None
     series_uid: str | None = None
+    visit_date: date | None = None
 
 
 class IngestSection(_Section):

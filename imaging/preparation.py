@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -64,7 +65,7 @@ class Correction:
     """
 
     labels: Volume
-    source: str
+    source: Literal["dicom_seg", "rtstruct"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,9 +65,7 @@ class ResultWriterOperator(Operator):
         write_results(
             self.output_folder,
             report_content(predicted, software),
-            patient=segmented.catalog.patient,
-            sources=[visit.prepared.reference_series for visit in segmented.visits],
-            evidence=[tuple(visit.prepared.series.values()) for visit in segmented.visits],
+            visits=[visit.prepared for visit in segmented.visits],
             nifti=self.nifti,
             progress=about("writing the results"),
         )

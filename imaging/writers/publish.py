@@ -15,6 +15,28 @@ from imaging.errors import ImagingError, Reason
 _PREFIX = ".partial-"
 
 
+def require_free_folder(output: Path) -> None:
+    """Refuse an output folder that cannot be filled, before anything is computed for it.
+
+    Raises
+    ------
+    ImagingError
+        ``BAD_OUTPUT_FOLDER`` when it is not empty, no folder, or not writable. A folder that is absent is fine.
+    """
+    try:
+        if not output.exists():
+            return
+        occupied = any(not entry.name.startswith(_PREFIX) for entry in output.iterdir())
+    except OSError as error:
+        raise _refusal(output, error) from error
+    if occupied:
+        raise ImagingError(
+            Reason.BAD_OUTPUT_FOLDER, f"The output folder {output} is not empty; name a new one."
+        )
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise _refusal(output, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 class StagedFolder:
     """Context manager: write into ``.path``; what is there appears in the output folder when all went well.
 
@@ -42,12 +64,8 @@ class StagedFolder:
         try:
             # Only the last level is removed again on failure: parents may be shared with others.
             self._made_output = not self._output.exists()
+            require_free_folder(self._output)
             self._output.mkdir(parents=True, exist_ok=True)
-            if any(not entry.name.startswith(_PREFIX) for entry in self._output.iterdir()):
-                raise ImagingError(
-                    Reason.BAD_OUTPUT_FOLDER,
-                    f"The output folder {self._output} is not empty; name a new one.",
-                )
             self.path.mkdir()
         except OSError as error:
             raise _refusal(self._output, error) from error
