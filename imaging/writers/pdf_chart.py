@@ -62,4 +62,13 @@ def draw_growth(axes: Axes, content: ReportContent) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e8ed", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", fontsize=6.5, frameon=False, labelcolor=INK, bbox_to_anchor=(0.0, 0.98))
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=2,
+        fontsize=6.5,
+        frameon=False,
+        labelcolor=INK,
+        borderaxespad=0.2,
+        columnspacing=1.5,
+    )

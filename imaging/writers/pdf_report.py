@@ -25,8 +25,9 @@ from imaging.writers.common import (
     referenced_instance,
 )
 from imaging.writers.identity import RunIdentity, WrittenObject
+from imaging.writers.pdf_forecast import forecast_page
 from imaging.writers.pdf_layout import STYLE, Page
-from imaging.writers.pdf_pages import forecast_page, measurement_page
+from imaging.writers.pdf_measurement import measurement_page
 
 _ROLE = "report pdf"
 _SERIES_NUMBER = 9901

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from scipy.ndimage import map_coordinates
 
-from imaging.geometry import FloatArray, Geometry, Volume
+from imaging.geometry import FloatArray, Volume
 
 Plane = Literal["axial", "coronal", "sagittal"]
 FloatImage = npt.NDArray[np.float64]
@@ -46,15 +47,15 @@ class Scene:
 
 def scene_of(image: Volume, labels: Volume) -> Scene:
     """Head box, grey window and the planes with most tumour (the middle of the head when there is none)."""
-    coarse = image.resampled(image.geometry.axis_aligned_cover(_COARSE_MM))
-    values = coarse.array.astype(np.float64)
+    coarse = image.geometry.axis_aligned_cover(_COARSE_MM)
+    values = _sample(image, coarse.to_patient(np.moveaxis(np.indices(coarse.shape), 0, -1)))
     bright = float(np.percentile(values, 99.5))
     inside = values > 0.12 * bright
     if not inside.any():
         inside = np.ones_like(inside)
-    index = np.argwhere(_largest_part(inside))
-    low = coarse.geometry.to_patient(index.min(axis=0)) - _COARSE_MM
-    high = coarse.geometry.to_patient(index.max(axis=0)) + _COARSE_MM
+    index = np.argwhere(_without_sparse_planes(inside))
+    low = coarse.to_patient(index.min(axis=0)) - _COARSE_MM
+    high = coarse.to_patient(index.max(axis=0)) + _COARSE_MM
     window = (float(np.percentile(values[inside], 0.5)) * 0.5, float(np.percentile(values[inside], 99.7)))
     if not window[0] < window[1]:
         window = (float(values.min()), float(values.min()) + 1.0)
@@ -66,12 +67,14 @@ def cut(volume: Volume, scene: Scene, plane: Plane) -> FloatImage:
 
     Row 0 is the low end of the vertical axis (anterior, inferior).
     """
-    grid = _plane_grid(scene, plane, volume.geometry.frame_of_reference_uid)
-    array = volume.array.astype(np.float32)
-    _, _, normal = _AXES[plane]
-    values = Volume(array, volume.geometry).resampled(grid).array.take(0, axis=normal)
-    image: FloatImage = values.T.astype(np.float64)
-    return image
+    horizontal, vertical, normal = _AXES[plane]
+    points = np.empty((*_shape(scene, plane), 3))
+    for axis, position in ((horizontal, 1), (vertical, 0)):
+        number = points.shape[position]
+        steps = scene.low[axis] + (np.arange(number) + 0.5) * (scene.high[axis] - scene.low[axis]) / number
+        points[..., axis] = steps[np.newaxis, :] if position == 1 else steps[:, np.newaxis]
+    points[..., normal] = scene.centre[normal]
+    return _sample(volume, points)
 
 
 def show_slice(
@@ -133,15 +136,19 @@ def framed(scene: Scene, size: FloatArray) -> Scene:
     return Scene(middle - size / 2, middle + size / 2, scene.centre, scene.window)
 
 
-def _plane_grid(scene: Scene, plane: Plane, frame_of_reference_uid: str) -> Geometry:
-    _, _, normal = _AXES[plane]
-    shape = np.maximum(1, np.round((scene.high - scene.low) / _FINE_MM)).astype(int)
-    spacing = (scene.high - scene.low) / shape
-    origin = scene.low + spacing / 2
-    shape[normal], spacing[normal], origin[normal] = 1, 1.0, scene.centre[normal]
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = origin
-    return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine, frame_of_reference_uid)
+def _shape(scene: Scene, plane: Plane) -> tuple[int, int]:
+    """Rows and columns of a picture of this plane."""
+    horizontal, vertical, _ = _AXES[plane]
+    size = np.maximum(1, np.round((scene.high - scene.low) / _FINE_MM)).astype(int)
+    return int(size[vertical]), int(size[horizontal])
+
+
+def _sample(volume: Volume, points: FloatArray) -> FloatImage:
+    """Values at LPS points, linear interpolation, 0 outside. Only what is asked for is computed."""
+    index = np.moveaxis(volume.geometry.to_index(points), -1, 0)
+    array = volume.array.view(np.uint8) if volume.array.dtype == bool else volume.array
+    values: FloatImage = map_coordinates(array, index, output=np.float64, order=1, mode="constant", cval=0.0)
+    return values
 
 
 def _fullest_planes(labels: Volume, otherwise: FloatArray) -> FloatArray:
@@ -159,8 +166,8 @@ def _fullest_planes(labels: Volume, otherwise: FloatArray) -> FloatArray:
     return centre
 
 
-def _largest_part(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Rows, columns and slices with hardly anything in them are noise around the head."""
+def _without_sparse_planes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask less the planes with hardly anything in them: those are noise around the head."""
     kept = mask.copy()
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
