@@ -102,7 +102,6 @@ class _Candidate:
     series: Series | RefusedSeries
     why: str
     evidence: int = 0
-    by_rule: bool = False
 
 
 def select_roles(visit: Visit, *, required: frozenset[Role], rules: Sequence[RoleRule] = ()) -> RoleSelection:
@@ -126,25 +125,42 @@ def select_roles(visit: Visit, *, required: frozenset[Role], rules: Sequence[Rol
         ``MISSING_SEQUENCE`` if a required role has no series, ``AMBIGUOUS_SEQUENCE`` if two are equally good, or the
         reason of a refused series that a rule names.
     """
+    selection, problems = propose_roles(visit, rules=rules)
+    for role in ROLES:
+        if role in problems and (role in required or problems[role].reason is not Reason.MISSING_SEQUENCE):
+            raise problems[role]
+    return selection
+
+
+def propose_roles(
+    visit: Visit, *, rules: Sequence[RoleRule] = ()
+) -> tuple[RoleSelection, Mapping[Role, ImagingError]]:
+    """What ``select_roles`` would choose, and for each role without a series the error that says why.
+
+    Raises
+    ------
+    ImagingError
+        Only the reason of a refused series that a rule names.
+    """
     reasons = {series.uid: f"Not usable: {series.sentence}" for series in visit.refused}
     candidates: dict[Role, list[_Candidate]] = {role: [] for role in ROLES}
     open_series = _apply_rules(visit, rules, candidates, reasons)
     for role, found in _judge(open_series, reasons).items():
-        if not any(candidate.by_rule for candidate in candidates[role]):
+        if not candidates[role]:
             candidates[role] = found
             continue
         for candidate in found:
             reasons[candidate.series.uid] = (
-                f"Not chosen: {candidate.series.label} {candidate.why}; a rule says otherwise."
+                f"Not chosen: {candidate.series.label} {candidate.why}, but a rule names another one."
             )
     chosen: dict[Role, Series] = {}
+    problems: dict[Role, ImagingError] = {}
     for role in ROLES:
-        winner = _best(role, candidates[role], visit, reasons)
-        if winner is not None:
-            chosen[role] = winner
-        elif role in required:
-            raise _missing(role, candidates[role], visit)
-    return RoleSelection(chosen, reasons)
+        try:
+            chosen[role] = _best(role, candidates[role], visit, reasons)
+        except ImagingError as error:
+            problems[role] = error
+    return RoleSelection(chosen, reasons), problems
 
 
 def _apply_rules(
@@ -164,7 +180,7 @@ def _apply_rules(
                     series.reason, f"A rule names {series.label} as {rule.role}, but {series.sentence}"
                 )
             else:
-                candidates[rule.role].append(_Candidate(series, "is named by a rule", by_rule=True))
+                candidates[rule.role].append(_Candidate(series, "is named by a rule"))
     return open_series
 
 
@@ -271,36 +287,36 @@ def _quality(candidate: _Candidate) -> tuple[float, ...]:
     )
 
 
-def _best(
-    role: Role, candidates: Sequence[_Candidate], visit: Visit, reasons: dict[str, str]
-) -> Series | None:
-    usable = [candidate for candidate in candidates if isinstance(candidate.series, Series)]
+def _best(role: Role, candidates: Sequence[_Candidate], visit: Visit, reasons: dict[str, str]) -> Series:
+    refused = [candidate.series for candidate in candidates if isinstance(candidate.series, RefusedSeries)]
+    usable = [
+        (candidate.series, candidate) for candidate in candidates if isinstance(candidate.series, Series)
+    ]
     if not usable:
-        return None
-    ranked = sorted(usable, key=lambda candidate: (_quality(candidate), candidate.series.uid), reverse=True)
-    winner = ranked[0]
-    ties = [candidate for candidate in ranked if _quality(candidate) == _quality(winner)]
+        raise _missing(role, refused, visit)
+    ranked = sorted(usable, key=lambda pair: (_quality(pair[1]), pair[0].uid), reverse=True)
+    winner, best = ranked[0]
+    ties = [series for series, candidate in ranked if _quality(candidate) == _quality(best)]
     if len(ties) > 1:
-        names = " and ".join(candidate.series.label for candidate in ties)
+        names = " and ".join(sorted(series.label for series in ties))
+        for series in ties:
+            reasons[series.uid] = f"Not chosen: {names} are equally good {_TITLES[role]} series."
         raise ImagingError(
             Reason.AMBIGUOUS_SEQUENCE,
             f"The visit of {visit.date:%Y-%m-%d} has equally good {_TITLES[role]} series: {names}; {_OVERRIDE}.",
         )
-    refused = [candidate.series for candidate in candidates if isinstance(candidate.series, RefusedSeries)]
     remark = f"; {refused[0].label} looked like one too but cannot be used" if refused else ""
     among = f", the best of {len(usable)} by coverage and resolution" if len(usable) > 1 else ""
-    reasons[winner.series.uid] = f"Chosen as {role}: {winner.series.label} {winner.why}{among}{remark}."
-    for candidate in ranked[1:]:
-        reasons[candidate.series.uid] = (
-            f"Not chosen: {candidate.series.label} {candidate.why}, but {winner.series.label} covers more or is finer."
+    reasons[winner.uid] = f"Chosen as {role}: {winner.label} {best.why}{among}{remark}."
+    for series, candidate in ranked[1:]:
+        reasons[series.uid] = (
+            f"Not chosen: {series.label} {candidate.why}, but {winner.label} covers more or is finer."
         )
-    assert isinstance(winner.series, Series)
-    return winner.series
+    return winner
 
 
-def _missing(role: Role, candidates: Sequence[_Candidate], visit: Visit) -> ImagingError:
+def _missing(role: Role, refused: Sequence[RefusedSeries], visit: Visit) -> ImagingError:
     start = f"The visit of {visit.date:%Y-%m-%d} has no usable {_TITLES[role]} series"
-    refused = [candidate.series for candidate in candidates if isinstance(candidate.series, RefusedSeries)]
     if refused:
         return ImagingError(Reason.MISSING_SEQUENCE, f"{start}, because {refused[0].sentence}")
     return ImagingError(
