@@ -22,6 +22,9 @@ from imaging.writers.identity import RunIdentity, WrittenObject, uid_of
 RESEARCH_NOTICE = "RESEARCH - not for clinical use"
 CHARACTER_SET = "ISO_IR 192"
 
+# As long as every UID of ``uid_of``, so that the real one takes its place without a second encoding.
+_PLACEHOLDER_UID = "2.25." + "9" * 39
+
 # Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): type 2 there, so present even when empty.
 _REQUIRED = (
     "PatientName",
@@ -166,14 +169,16 @@ def finish(
     dataset.SeriesInstanceUID = identity.series_uid(role)
     _fix_dimension_organization(dataset, uid_of("oncotwin dimensions", identity.digest, role))
 
-    _set_instance_uid(dataset, "2.25.0")
-    _set_instance_uid(dataset, identity.instance_uid(role, _encoded(dataset)))
-    path.write_bytes(_encoded(dataset))
+    dataset.SOPInstanceUID = _PLACEHOLDER_UID
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(_PLACEHOLDER_UID)
+    encoded = _encoded(dataset)
+    instance_uid = identity.instance_uid(role, encoded)
+    path.write_bytes(encoded.replace(_PLACEHOLDER_UID.encode(), instance_uid.encode()))
     return WrittenObject(
         path=path,
         sop_class_uid=str(dataset.SOPClassUID),
         sop_class_name=dataset.SOPClassUID.name,
-        sop_instance_uid=str(dataset.SOPInstanceUID),
+        sop_instance_uid=instance_uid,
         series_instance_uid=str(dataset.SeriesInstanceUID),
         study_uid=str(dataset.StudyInstanceUID),
         description=str(dataset.SeriesDescription),
@@ -233,11 +238,6 @@ def _fix_dimension_organization(dataset: Dataset, uid: str) -> None:
         dataset.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
         for item in dataset.DimensionIndexSequence:
             item.DimensionOrganizationUID = uid
-
-
-def _set_instance_uid(dataset: Dataset, uid: str) -> None:
-    dataset.SOPInstanceUID = uid
-    dataset.file_meta.MediaStorageSOPInstanceUID = UID(uid)
 
 
 def _encoded(dataset: Dataset) -> bytes:

@@ -16,7 +16,8 @@ from imaging.report_content import ModelIdentity, SoftwareIdentity
 def uid_of(*parts: str | bytes) -> str:
     """UID of the form ``2.25.<integer>`` (PS3.5 B.2) from the SHA-256 of the parts.
 
-    The first 128 bits are made into an RFC 4122 version 8 UUID (custom, name-based), as the form demands.
+    The first 128 bits are made into a UUID of version 8 (RFC 9562: custom), as the form demands. The top bit is set
+    so that every UID has 44 characters: one can take another's place in an encoded file.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -25,7 +26,7 @@ def uid_of(*parts: str | bytes) -> str:
         digest.update(len(data).to_bytes(8, "big") + data)
     number = int.from_bytes(digest.digest()[:16], "big")
     number = number & ~(0xF << 76) | (0x8 << 76)
-    number = number & ~(0x3 << 62) | (0x2 << 62)
+    number = number & ~(0x3 << 62) | (0x2 << 62) | (1 << 127)
     return f"2.25.{number}"
 
 

@@ -241,15 +241,19 @@ def _slice_headers(
     """
     spacing = [format_number_as_ds(value) for value in geometry.spacing]
     cosines = [format_number_as_ds(float(value)) for value in geometry.directions[:, :2].T.ravel()]
+    common = plain_header(reference)
+    # update() shares its elements: whatever differs between slices must not be among them.
+    del common.SOPInstanceUID
+    common.ImageOrientationPatient = cosines
+    common.PixelSpacing = [spacing[1], spacing[0]]
+    common.SliceThickness = spacing[2]
+    common.Rows, common.Columns = geometry.shape[1], geometry.shape[0]
     headers = []
     for k, frame in enumerate(frames):
-        header = plain_header(reference)
+        header = Dataset()
+        header.update(common)
         header.SOPInstanceUID = f"2.25.{k + 1}"
         header.ImagePositionPatient = [format_number_as_ds(float(value)) for value in frame.position]
-        header.ImageOrientationPatient = cosines
-        header.PixelSpacing = [spacing[1], spacing[0]]
-        header.SliceThickness = spacing[2]
-        header.Rows, header.Columns = geometry.shape[1], geometry.shape[0]
         headers.append(header)
     return headers
 
