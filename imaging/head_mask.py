@@ -53,7 +53,7 @@ def find_head(image: Volume) -> HeadMask:
     array = np.asarray(image.array, dtype=np.float32)
     constant, share = _border_constant(array)
     if share >= CONSTANT_BORDER:
-        painted = _largest_object(array != constant)
+        painted = largest_object(array != constant)
         if 0 < painted.sum() * image.geometry.voxel_volume_mm3 <= LARGEST_BRAIN_MM3:
             return HeadMask(image.with_array(painted), True, constant)
     return HeadMask(image.with_array(_above_air(array, image.geometry)), False, 0.0)
@@ -76,12 +76,12 @@ def _above_air(array: AnyArray, geometry: Geometry) -> npt.NDArray[np.bool_]:
         raise ImagingError(
             Reason.REGISTRATION_FAILED, "An image holds one value only, so there is no head in it to align."
         )
-    head = _largest_object(clipped > 0.6 * _otsu_threshold(clipped))
+    head = largest_object(clipped > 0.6 * _otsu_threshold(clipped))
     reach = [max(1, round(8.0 / s)) for s in geometry.spacing]
     grown = np.pad(head, [(r, r) for r in reach])
     closed = ndimage.binary_closing(grown, _box_ball(reach))
     inner = closed[tuple(slice(r, -r) for r in reach)]
-    return _largest_object(inner)
+    return largest_object(inner)
 
 
 def _otsu_threshold(array: AnyArray) -> float:
@@ -104,7 +104,7 @@ def _box_ball(radius: list[int]) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _largest_object(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def largest_object(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Largest connected component with holes filled; empty when ``mask`` is."""
     labels, count = ndimage.label(mask)
     if count == 0:

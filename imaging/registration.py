@@ -8,8 +8,6 @@ same directions, place by place. ``docs/registration.md`` has the measurements b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,8 +17,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from imaging.errors import ImagingError, Reason
-from imaging.geometry import FloatArray, Geometry, Volume
+from imaging.geometry import FloatArray, Volume
 from imaging.head_mask import HeadMask, find_head
+from imaging.multiresolution import Level, Schedule, pooled, rotation_angle, single_thread, transform_matrix
 from imaging.report_content import RegistrationQuality
 
 Purpose = Literal["series", "visit"]
@@ -34,6 +33,9 @@ LARGEST_ROTATION_DEGREES = 60.0
 _LOGGER = logging.getLogger("oncotwin.imaging")
 # Below the brain the neck bends, so only this much from the top of the head downwards is aligned.
 _HEAD_DEPTH_MM = 150.0
+_COARSE = Schedule(spacing=6.0, blur=4.0, sampling=0.3, first_step=4.0, last_step=0.1)
+_MIDDLE = Schedule(spacing=4.0, blur=2.0, sampling=0.3, first_step=1.0, last_step=0.05)
+_FINE = Schedule(spacing=2.0, blur=1.0, sampling=0.1, first_step=0.5, last_step=0.01)
 _START_ROTATIONS_DEGREES = (-20.0, 20.0)
 _SMALLEST_OVERLAP_MM3 = 1.5e5
 
@@ -119,7 +121,7 @@ def register_rigid(fixed: Volume, moving: Volume, *, purpose: Purpose, seed: int
         similarity=_edge_agreement(fixed_work, moving_work, transform),
         metric=METRIC,
         threshold=THRESHOLDS[purpose],
-        rotation_degrees=rotation_degrees(transform),
+        rotation_degrees=rotation_angle(transform_matrix(transform)[:3, :3]),
         translation_mm=_displacement(transform, fixed_work.centre),
     )
     _LOGGER.info(
@@ -158,43 +160,6 @@ def edge_agreement(fixed: Volume, moving: Volume, transform: sitk.Transform) -> 
     return _edge_agreement(_prepare(fixed), _prepare(moving), transform)
 
 
-def transform_matrix(transform: sitk.Euler3DTransform) -> FloatArray:
-    """``(4, 4)`` matrix of a transform in mm."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
-    centre = np.asarray(transform.GetCenter())
-    matrix[:3, 3] = np.asarray(transform.GetTranslation()) + centre - matrix[:3, :3] @ centre
-    return matrix
-
-
-def rotation_degrees(transform: sitk.Euler3DTransform) -> float:
-    """Angle of the rotation about its own axis."""
-    cosine = (np.trace(transform_matrix(transform)[:3, :3]) - 1) / 2
-    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
-
-
-def pooled(image: Volume, spacing_mm: float) -> Volume:
-    """A smaller copy: whole voxels averaged until the spacing is about ``spacing_mm``.
-
-    Axes that are coarser already are left alone. A sheared image is resampled to an axis-aligned grid first.
-    """
-    if not image.geometry.is_orthogonal:
-        image = image.resampled(
-            image.geometry.axis_aligned_cover(max(spacing_mm, min(image.geometry.spacing)))
-        )
-    geometry = image.geometry
-    factors = [
-        min(n, max(1, round(spacing_mm / s))) for n, s in zip(geometry.shape, geometry.spacing, strict=True)
-    ]
-    i, j, k = (n // f for n, f in zip(geometry.shape, factors, strict=True))
-    whole = np.asarray(image.array[: i * factors[0], : j * factors[1], : k * factors[2]], dtype=np.float32)
-    blocks = np.nan_to_num(whole).reshape(i, factors[0], j, factors[1], k, factors[2])
-    affine = geometry.affine.copy()
-    affine[:3, 3] = geometry.to_patient((np.asarray(factors) - 1) / 2)
-    affine[:3, :3] *= factors
-    return Volume(blocks.mean(axis=(1, 3, 5)), Geometry((i, j, k), affine, geometry.frame_of_reference_uid))
-
-
 def _prepare(image: Volume) -> _Prepared:
     small = pooled(image, 2.0)
     head = find_head(pooled(small, 4.0))
@@ -224,78 +189,18 @@ def _upper_part(head: Volume) -> npt.NDArray[np.bool_]:
     return upper
 
 
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """One resolution: the images, where to look, and how the optimiser steps."""
-
-    fixed: sitk.Image
-    moving: sitk.Image
-    mask: sitk.Image
-    sampling: float
-    first_step_mm: float
-    last_step_mm: float
-    seed: int
-
-    def method(self, start: sitk.Euler3DTransform) -> sitk.ImageRegistrationMethod:
-        method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMattesMutualInformation(32)
-        method.SetMetricFixedMask(self.mask)
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(self.sampling, self.seed + 1)
-        method.SetInterpolator(sitk.sitkLinear)
-        method.SetInitialTransform(start, inPlace=True)
-        return method
-
-    def value(self, transform: sitk.Euler3DTransform) -> float:
-        """Negative mutual information; infinite where the images do not overlap."""
-        try:
-            return float(
-                self.method(sitk.Euler3DTransform(transform)).MetricEvaluate(self.fixed, self.moving)
-            )
-        except RuntimeError:
-            return float("inf")
-
-    def refine(self, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
-        """Descend from ``start``; ``start`` itself when that leads nowhere better."""
-        found = sitk.Euler3DTransform(start)
-        method = self.method(found)
-        method.SetOptimizerAsRegularStepGradientDescent(
-            self.first_step_mm, self.last_step_mm, 80, relaxationFactor=0.5, gradientMagnitudeTolerance=1e-8
-        )
-        method.SetOptimizerScalesFromPhysicalShift()
-        try:
-            method.Execute(self.fixed, self.moving)
-        except RuntimeError:
-            return start
-        return min((found, start), key=self.value)
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """One ITK thread: sums shared out among threads differ in the last digit from run to run.
-
-    The images are so small by then that more threads would not be faster either.
-    """
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
-
-
 def _align(fixed: _Prepared, moving: _Prepared, seed: int) -> sitk.Euler3DTransform:
     zone = fixed.zone(margin_mm=5.0)
-    coarse = _level(fixed, moving, zone, seed, spacing=6.0, blur=4.0, sampling=0.3, steps=(4.0, 0.1))
-    middle = _level(fixed, moving, zone, seed, spacing=4.0, blur=2.0, sampling=0.3, steps=(1.0, 0.05))
-    fine = _level(fixed, moving, zone, seed, spacing=2.0, blur=1.0, sampling=0.1, steps=(0.5, 0.01))
-    starts = sorted(_starts(fixed.centre, moving.centre), key=coarse.value)
-    best = min((coarse.refine(start) for start in starts[:3]), key=coarse.value)
+    coarse, middle, fine = (
+        Level.of(fixed.image, moving.image, zone, schedule, seed) for schedule in (_COARSE, _MIDDLE, _FINE)
+    )
+    starts = sorted(_starts(fixed.centre, moving.centre), key=coarse.value, reverse=True)
+    best = max((coarse.refine(start) for start in starts[:3]), key=coarse.value)
     refined = fine.refine(middle.refine(best))
     # Scanners know where the table was: what they say stands unless the images say something better.
     identity = sitk.Euler3DTransform()
     identity.SetCenter(fixed.centre.tolist())
-    return min((identity, refined), key=fine.value)
+    return max((identity, refined), key=fine.value)
 
 
 def _starts(fixed_centre: FloatArray, moving_centre: FloatArray) -> list[sitk.Euler3DTransform]:
@@ -311,36 +216,6 @@ def _starts(fixed_centre: FloatArray, moving_centre: FloatArray) -> list[sitk.Eu
             start.SetRotation(*turn.tolist())
             starts.append(start)
     return starts
-
-
-def _level(
-    fixed: _Prepared,
-    moving: _Prepared,
-    zone: Volume,
-    seed: int,
-    *,
-    spacing: float,
-    blur: float,
-    sampling: float,
-    steps: Sequence[float],
-) -> _Level:
-    fixed_image = _blurred(pooled(fixed.image, spacing), blur)
-    moving_image = _blurred(pooled(moving.image, spacing), blur)
-    mask = zone.resampled(fixed_image.geometry).array > 0.5
-    return _Level(
-        fixed_image.to_sitk(),
-        moving_image.to_sitk(),
-        fixed_image.with_array(mask.astype(np.uint8)).to_sitk(),
-        sampling,
-        steps[0],
-        steps[1],
-        seed,
-    )
-
-
-def _blurred(image: Volume, sigma_mm: float) -> Volume:
-    sigma = [sigma_mm / s for s in image.geometry.spacing]
-    return image.with_array(ndimage.gaussian_filter(image.array, sigma, mode="nearest"))
 
 
 def _edge_agreement(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform) -> float:

@@ -1,0 +1,169 @@
+"""One resolution of an intensity-based registration, and what every resolution needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from imaging.geometry import FloatArray, Geometry, Volume
+from imaging.mutual_information import MutualInformation
+
+LinearTransform = TypeVar(
+    "LinearTransform", sitk.Euler3DTransform, sitk.Similarity3DTransform, sitk.AffineTransform
+)
+
+# Voxels on which positions are compared.
+_POINTS = 20_000
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One ITK thread: sums shared out among threads differ in the last digit from run to run.
+
+    The images are so small by then that more threads would not be faster either.
+    """
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def transform_matrix(transform: sitk.Transform) -> FloatArray:
+    """``(4, 4)`` matrix in mm of a transform that has a matrix, a centre and a translation."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
+    centre = np.asarray(transform.GetCenter())
+    matrix[:3, 3] = np.asarray(transform.GetTranslation()) + centre - matrix[:3, :3] @ centre
+    return matrix
+
+
+def affine_transform(matrix: FloatArray) -> sitk.AffineTransform:
+    """Transform of a ``(4, 4)`` matrix in mm."""
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
+
+
+def rotation_angle(matrix: FloatArray) -> float:
+    """Degrees by which a ``(3, 3)`` matrix turns; of the nearest rotation when it also stretches."""
+    left, _, right = np.linalg.svd(matrix)
+    cosine = (np.trace(left @ right) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+
+def pooled(image: Volume, spacing_mm: float) -> Volume:
+    """A smaller copy: whole voxels averaged until the spacing is about ``spacing_mm``.
+
+    Axes that are coarser already are left alone. A sheared image is resampled to an axis-aligned grid first.
+    Values that are not finite count as 0.
+    """
+    if not image.geometry.is_orthogonal:
+        image = image.resampled(
+            image.geometry.axis_aligned_cover(max(spacing_mm, min(image.geometry.spacing)))
+        )
+    geometry = image.geometry
+    factors = [
+        min(n, max(1, round(spacing_mm / s))) for n, s in zip(geometry.shape, geometry.spacing, strict=True)
+    ]
+    i, j, k = (n // f for n, f in zip(geometry.shape, factors, strict=True))
+    whole = np.asarray(image.array[: i * factors[0], : j * factors[1], : k * factors[2]], dtype=np.float32)
+    if not np.isfinite(whole).all():
+        whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)
+    blocks = whole.reshape(i, factors[0], j, factors[1], k, factors[2])
+    affine = geometry.affine.copy()
+    affine[:3, 3] = geometry.to_patient((np.asarray(factors) - 1) / 2)
+    affine[:3, :3] *= factors
+    return Volume(blocks.mean(axis=(1, 3, 5)), Geometry((i, j, k), affine, geometry.frame_of_reference_uid))
+
+
+def blurred(image: Volume, sigma_mm: float) -> Volume:
+    """After a Gaussian filter."""
+    sigma = [sigma_mm / s for s in image.geometry.spacing]
+    return image.with_array(ndimage.gaussian_filter(image.array, sigma, mode="nearest"))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one resolution is worked: lengths in mm, ``sampling`` the share of voxels used."""
+
+    spacing: float
+    blur: float
+    sampling: float
+    first_step: float
+    last_step: float
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """Both images at one resolution.
+
+    Build with :meth:`of`.
+    """
+
+    fixed: sitk.Image
+    moving: sitk.Image
+    mask: sitk.Image
+    information: MutualInformation
+    schedule: Schedule
+    seed: int
+
+    @classmethod
+    def of(cls, fixed: Volume, moving: Volume, zone: Volume, schedule: Schedule, seed: int) -> Level:
+        """Blur and pool two images.
+
+        Parameters
+        ----------
+        fixed, moving : Volume
+            On orthogonal grids.
+        zone : Volume
+            Where voxels of the fixed image count (> 0.5), on any grid.
+        schedule : Schedule
+            Resolution.
+        seed : int
+            Of the random choice of voxels.
+        """
+        fixed = blurred(pooled(fixed, schedule.spacing), schedule.blur)
+        moving = blurred(pooled(moving, schedule.spacing), schedule.blur)
+        mask = zone.resampled(fixed.geometry).array > 0.5
+        information = MutualInformation(fixed, moving, mask, _POINTS, seed)
+        mask_image = fixed.with_array(mask.astype(np.uint8)).to_sitk()
+        return cls(fixed.to_sitk(), moving.to_sitk(), mask_image, information, schedule, seed)
+
+    def value(self, transform: sitk.Transform) -> float:
+        """Mutual information at a position."""
+        return self.information(transform_matrix(transform))
+
+    def refine(self, start: LinearTransform) -> LinearTransform:
+        """Climb from ``start``; ``start`` itself when that leads nowhere better."""
+        found = type(start)(start)
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(32)
+        method.SetMetricFixedMask(self.mask)
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        # ITK takes seed 0 as the time of day.
+        method.SetMetricSamplingPercentage(self.schedule.sampling, self.seed + 1)
+        method.SetInterpolator(sitk.sitkLinear)
+        method.SetInitialTransform(found, inPlace=True)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            self.schedule.first_step,
+            self.schedule.last_step,
+            numberOfIterations=80,
+            relaxationFactor=0.5,
+            gradientMagnitudeTolerance=1e-8,
+        )
+        method.SetOptimizerScalesFromPhysicalShift()
+        try:
+            method.Execute(self.fixed, self.moving)
+        except RuntimeError:
+            # ITK's way of saying that the images slid apart.
+            return start
+        return max((found, start), key=self.value)
