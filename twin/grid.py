@@ -1,0 +1,84 @@
+"""Boxes of a volume: where the solver works, and how results return to the full grid."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twin.errors import TwinError
+
+
+@dataclass(frozen=True)
+class Box:
+    """Axis-aligned part of a volume: ``start`` inclusive, ``stop`` exclusive, voxels."""
+
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+
+    @classmethod
+    def around(
+        cls, mask: Tensor, margin_mm: float, spacing_mm: tuple[float, float, float], limit: "Box"
+    ) -> "Box":
+        """Bounding box of ``mask`` plus a margin, within ``limit``.
+
+        Raises
+        ------
+        TwinError
+            If the mask is empty.
+        """
+        if not bool(mask.any()):
+            raise TwinError("no_tumour", "There is no tumour to put a box around.")
+        start, stop = [], []
+        for axis, spacing in enumerate(spacing_mm):
+            others = [other for other in range(3) if other != axis]
+            filled = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
+            reach = math.ceil(min(margin_mm / spacing, mask.shape[axis]))
+            start.append(max(int(filled[0]) - reach, limit.start[axis]))
+            stop.append(min(int(filled[-1]) + 1 + reach, limit.stop[axis]))
+        return cls((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Index of the box."""
+        x, y, z = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return x, y, z
+
+    def within(self, outer: "Box") -> tuple[slice, slice, slice]:
+        """Index of this box inside an array that covers ``outer``."""
+        x, y, z = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
+        return x, y, z
+
+
+def leak(density: Tensor, box: Box, limit: Box) -> float:
+    """Largest density on those sides of ``box`` behind which the domain goes on.
+
+    Parameters
+    ----------
+    density : Tensor
+        (..., X, Y, Z) on ``box``.
+    """
+    worst = 0.0
+    for axis in range(3):
+        if box.start[axis] > limit.start[axis]:
+            worst = max(worst, float(density.select(axis - 3, 0).max()))
+        if box.stop[axis] < limit.stop[axis]:
+            worst = max(worst, float(density.select(axis - 3, -1).max()))
+    return worst
+
+
+def bounding_box(domain: Tensor) -> Box:
+    """Smallest box that holds the domain."""
+    full = Box((0, 0, 0), (domain.shape[0], domain.shape[1], domain.shape[2]))
+    return Box.around(domain, 0.0, (1.0, 1.0, 1.0), full)
+
+
+def surface_mm2(mask: Tensor, spacing_mm: tuple[float, float, float]) -> float:
+    """Surface of a mask, mm2: area of the exposed voxel faces times 2/3, the mean ratio over all orientations."""
+    padded = torch.nn.functional.pad(mask.to(torch.uint8), (1,) * 6)
+    voxel = math.prod(spacing_mm)
+    faces = sum(
+        float(torch.diff(padded.to(torch.int8), dim=axis).abs().sum()) * voxel / spacing
+        for axis, spacing in enumerate(spacing_mm)
+    )
+    return faces * 2.0 / 3.0

@@ -1,0 +1,77 @@
+"""Levenberg-Marquardt on normal equations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from twin.results import Vector
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """Half the weighted sum of squares at a point, with its gradient and Gauss-Newton Hessian."""
+
+    cost: float
+    gradient: Vector
+    hessian: Vector
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where Levenberg-Marquardt stopped."""
+
+    position: Vector
+    at: Linearisation
+    iterations: int
+    converged: bool
+
+
+def minimise(
+    linearise: Callable[[Vector], Linearisation],
+    start: Vector,
+    scale: Vector,
+    max_iterations: int,
+    tolerance: float = 0.02,
+    on_step: Callable[[int], None] | None = None,
+) -> Minimum:
+    """Minimise a sum of squares.
+
+    Parameters
+    ----------
+    linearise : callable
+        Cost, gradient and Gauss-Newton Hessian at a position.
+    start : ndarray
+        First position.
+    scale : ndarray
+        Largest change of each coordinate in one step.
+    max_iterations : int
+        Most trial steps.
+    tolerance : float, optional
+        Stop when the cost that the next step promises to save is below ``tolerance``; in units of a log-likelihood,
+        0.02 moves no parameter by more than a fifth of its posterior standard deviation.
+    on_step : callable, optional
+        Told the number of each trial.
+    """
+    position, here, damping = start, linearise(start), 1e-3
+    for iteration in range(1, max_iterations + 1):
+        step = _step(here, damping, scale)
+        promised = -float(here.gradient @ step + 0.5 * step @ here.hessian @ step)
+        if promised < tolerance:
+            return Minimum(position, here, iteration - 1, True)
+        there = linearise(position + step)
+        if on_step is not None:
+            on_step(iteration)
+        gain = (here.cost - there.cost) / promised
+        if gain > 1e-3:
+            position, here = position + step, there
+        damping = damping * (0.2 if gain > 0.7 else 1.0 if gain > 0.25 else 8.0)
+        damping = min(max(damping, 1e-6), 1e6)
+    return Minimum(position, here, max_iterations, False)
+
+
+def _step(here: Linearisation, damping: float, scale: Vector) -> Vector:
+    """Damped Gauss-Newton step, shortened to the allowed change."""
+    damped = here.hessian + damping * np.diag(np.diag(here.hessian))
+    step = np.linalg.solve(damped, -here.gradient)
+    return np.asarray(step / max(1.0, float((np.abs(step) / scale).max())))

@@ -1,0 +1,118 @@
+"""How masks and density are tied to each other: one operator for every visit, the first included.
+
+A core mask is where the density exceeds one threshold, a whole-tumour mask where it exceeds a lower one. Backwards,
+the density that belongs to a pair of masks is the steady travelling wave laid through both boundaries: between them
+the wave's position runs linearly with the distances to the two, inside and outside it follows the front width that
+the parameters have. Necrosis is part of the core and counts as dense tissue.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from torch import Tensor
+
+from twin.inputs import TumourObservation
+from twin.settings import CalibrationSettings
+from twin.wave import wave_profile
+
+_FAR_MM = 1e3
+_COVERED = 0.8
+"""How far, between the two thresholds, the density may rise inside a tumour that shows no core."""
+
+
+@dataclass(frozen=True)
+class BoundaryDistances:
+    """Signed distances (mm, negative inside) to the boundaries of a visit's masks, on a box.
+
+    Exactly the voxels of a mask have a negative distance, so that volumes are kept.
+
+    Parameters
+    ----------
+    day : float
+        Days since the first visit.
+    core : Tensor or None
+        float64 (X, Y, Z); None when the core mask is empty.
+    whole : Tensor
+        float64 (X, Y, Z).
+    """
+
+    day: float
+    core: Tensor | None
+    whole: Tensor
+
+    @classmethod
+    def measure(
+        cls,
+        visit: TumourObservation,
+        index: tuple[slice, slice, slice],
+        spacing_mm: tuple[float, float, float],
+    ) -> "BoundaryDistances":
+        """Distances of a visit's masks inside the box ``index``."""
+        core, whole = visit.core[index], visit.whole[index]
+        return cls(
+            day=visit.day,
+            core=signed_distance(core, spacing_mm) if bool(core.any()) else None,
+            whole=signed_distance(whole, spacing_mm),
+        )
+
+
+def signed_distance(mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
+    """Smoothed signed distance to the boundary of a mask that is not empty, mm, negative in exactly its voxels.
+
+    Distances between voxel centres make steps of a voxel; a Gaussian of half a voxel's diagonal removes them.
+    """
+    array = mask.cpu().numpy()
+    if array.all():
+        return torch.full(mask.shape, -_FAR_MM, dtype=torch.float64)
+    half = min(spacing_mm) / 2
+    outside = distance_transform_edt(~array, sampling=spacing_mm)
+    inside = distance_transform_edt(array, sampling=spacing_mm)
+    smooth = gaussian_filter((outside - half).clip(0) - (inside - half).clip(0), 0.7, truncate=3.0)
+    small = 1e-3 * half
+    smooth[array] = smooth[array].clip(max=-small)
+    smooth[~array] = smooth[~array].clip(min=small)
+    return torch.from_numpy(smooth)
+
+
+def density_from_masks(
+    distances: BoundaryDistances,
+    front_width_mm: Tensor | float,
+    settings: CalibrationSettings,
+    core_shift_mm: Tensor | float = 0.0,
+    whole_shift_mm: Tensor | float = 0.0,
+) -> Tensor:
+    """Tumour cell density that a visit's masks stand for.
+
+    Parameters
+    ----------
+    distances : BoundaryDistances
+        Of the visit.
+    front_width_mm : float or Tensor
+        sqrt(diffusivity / proliferation) in the tissue around, mm.
+    core_shift_mm, whole_shift_mm : float or Tensor
+        Outward displacement of the boundaries, mm; a scalar or a volume.
+
+    Returns
+    -------
+    Tensor
+        float64 (X, Y, Z), within 0..1; differentiable in the width and the shifts.
+    """
+    wave = wave_profile()
+    at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
+    whole = distances.whole - whole_shift_mm
+    outside = at_whole + whole.clamp(min=0.0) / front_width_mm
+    if distances.core is None:
+        depth = (whole / front_width_mm).clamp(-_COVERED * (at_whole - at_core), 0.0)
+        return wave.density(outside + depth)
+    core = distances.core - core_shift_mm
+    whole = torch.minimum(whole, core)
+    gap = (core - whole).clamp(min=1e-6)
+    between = at_core + (at_whole - at_core) * (core.clamp(min=0.0) / gap).clamp(max=1.0)
+    position = torch.where(core < 0.0, at_core + core / front_width_mm, between)
+    return wave.density(torch.where(whole >= 0.0, at_whole + whole.clamp(min=0.0) / front_width_mm, position))
+
+
+def soft_mask(density: Tensor, threshold: float, settings: CalibrationSettings) -> Tensor:
+    """Probability sigmoid((density - threshold) / width) that tissue of this density is inside the mask."""
+    return torch.sigmoid((density - threshold) / settings.threshold_width)

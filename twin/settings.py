@@ -1,0 +1,83 @@
+"""Choices of the calibration and the forecast, with sound defaults."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from twin.errors import TwinError
+
+BackendName = Literal["auto", "torch", "numba"]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How masks are tied to density, how uncertain they are, and how much is computed.
+
+    Parameters
+    ----------
+    core_threshold, whole_threshold : float
+        Density above which tissue shows as tumour core and as whole tumour.
+    threshold_width : float
+        Width of the soft threshold sigmoid((u - c) / width).
+    gray_matter_ratio : float
+        How many times slower cells diffuse in grey than in white matter.
+    boundary_sd_mm : float
+        Standard deviation of the outward shift of a whole segmentation boundary, mm, one draw a visit and mask;
+        never taken below half a voxel. The same figure is the local, correlated jitter of a starting boundary.
+    boundary_correlation_mm : float
+        Shortest correlation length of boundary errors, mm; a longer one seen in the residuals is used instead.
+    growth_discrepancy : float
+        Log standard deviation of a change of pace between the calibrated past and the forecast.
+    samples : int
+        Posterior draws of a forecast.
+    initial_ensemble : int
+        Different local jitters of the starting boundary among the draws.
+    seed : int
+        Seed of every draw.
+    max_iterations : int
+        Most Levenberg-Marquardt steps of one round.
+    multi_start : bool
+        Try several front velocities before the first step.
+    check_skill : bool
+        With three or more visits, forecast the last from the others and compare with persistence.
+    backend : {"auto", "torch", "numba"}
+        Solver backend; auto takes numba on CPU when it is installed.
+    double_precision : bool
+        Compute in float64.
+    """
+
+    core_threshold: float = 0.6
+    whole_threshold: float = 0.2
+    threshold_width: float = 0.1
+    gray_matter_ratio: float = 10.0
+    boundary_sd_mm: float = 0.7
+    boundary_correlation_mm: float = 6.0
+    growth_discrepancy: float = 0.1
+    samples: int = 64
+    initial_ensemble: int = 8
+    seed: int = 0
+    max_iterations: int = 15
+    multi_start: bool = True
+    check_skill: bool = True
+    backend: BackendName = "auto"
+    double_precision: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.whole_threshold < self.core_threshold < 1.0:
+            raise TwinError(
+                "bad_settings",
+                f"Thresholds must satisfy 0 < whole ({self.whole_threshold:g}) < core ({self.core_threshold:g}) < 1.",
+            )
+        for name in ("threshold_width", "boundary_sd_mm", "boundary_correlation_mm"):
+            if getattr(self, name) <= 0.0:
+                raise TwinError("bad_settings", f"{name} must be positive, not {getattr(self, name)}.")
+        if self.gray_matter_ratio < 1.0:
+            raise TwinError(
+                "bad_settings", f"gray_matter_ratio must be at least 1, not {self.gray_matter_ratio:g}."
+            )
+        if self.growth_discrepancy < 0.0:
+            raise TwinError("bad_settings", "growth_discrepancy must not be negative.")
+        for name, least in (("samples", 8), ("initial_ensemble", 1), ("max_iterations", 1)):
+            if getattr(self, name) < least:
+                raise TwinError(
+                    "bad_settings", f"{name} must be at least {least}, not {getattr(self, name)}."
+                )

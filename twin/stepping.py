@@ -1,0 +1,77 @@
+"""Time stepping: Strang splitting with Heun or Runge-Kutta-Legendre diffusion.
+
+One step is half a step of the exact logistic reaction, a full step of diffusion, and half a step of reaction again;
+the half steps of neighbouring steps are joined. Heun's method equals the average of the identity and two positive
+Euler steps, so it is positive up to the Euler limit. RKL2 (Meyer, Balsara and Aslam, J. Comput. Phys. 257, 2014)
+reaches (s^2 + s - 2) / 4 times that limit with s stages.
+"""
+
+import math
+from dataclasses import dataclass
+
+MAX_REACTION = 0.1
+"""Largest proliferation times step: keeps the splitting error of 90 days below 1e-4 (docs/twin.md)."""
+MAX_STAGES = 9
+"""Most stages of one RKL2 step."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How an interval is cut: ``steps`` equal steps, each of ``stages`` RKL2 stages, or Heun if ``stages`` is 2."""
+
+    steps: int
+    stages: int
+
+
+def plan(
+    interval: float, diffusivity: float, proliferation: float, row_sum: float, max_step: float
+) -> StepPlan:
+    """Choose the cheapest stable plan that keeps the splitting error small.
+
+    Parameters
+    ----------
+    interval : float
+        Days to cross.
+    diffusivity, proliferation : float
+        mm2/day and 1/day.
+    row_sum : float
+        Of the operator, 1/mm2.
+    max_step : float
+        Upper bound of the step, days.
+    """
+    euler = 1.0 / max(diffusivity * row_sum, 1e-12)
+    wanted = min(max_step, MAX_REACTION / max(proliferation, 1e-12))
+    heun = StepPlan(_steps(interval, min(wanted, euler)), 2)
+    best, cost = heun, 2 * heun.steps
+    for stages in range(3, MAX_STAGES + 1, 2):
+        reach = euler * (stages * stages + stages - 2) / 4.0
+        candidate = StepPlan(_steps(interval, min(wanted, reach)), stages)
+        if candidate.steps * stages < cost:
+            best, cost = candidate, candidate.steps * stages
+    return best
+
+
+def _steps(interval: float, step: float) -> int:
+    return max(1, math.ceil(interval / step - 1e-9))
+
+
+def heun_stages() -> list[tuple[float, float, float, float, float]]:
+    """Coefficients of Heun's method: y0, previous, the one before it, the first stage, and the operator."""
+    return [(0.0, 1.0, 0.0, 0.0, 1.0), (0.5, 0.5, 0.0, 0.0, 0.5)]
+
+
+def rkl2_stages(stages: int) -> list[tuple[float, float, float, float, float]]:
+    """Coefficients of the RKL2 recursion, in the order of :func:`heun_stages`.
+
+    The operator applied to y0, which every stage needs, is recovered from the first stage.
+    """
+    b = [1.0 / 3.0] * 3 + [(j * j + j - 2) / (2.0 * j * (j + 1)) for j in range(3, stages + 1)]
+    w1 = 4.0 / (stages * stages + stages - 2)
+    first = b[1] * w1
+    table = [(0.0, 1.0, 0.0, 0.0, first)]
+    for j in range(2, stages + 1):
+        mu = (2 * j - 1) / j * b[j] / b[j - 1]
+        nu = -(j - 1) / j * b[j] / b[j - 2]
+        gamma = -(1.0 - b[j - 1]) * mu * w1 / first
+        table.append((1.0 - mu - nu - gamma, mu, nu, gamma, mu * w1))
+    return table
