@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,9 @@ class Anatomy:
         return point
 
 
+@lru_cache(maxsize=1)
 def make_anatomy(seed: int, spacing_mm: float, skull: bool) -> Anatomy:
-    """Build the head of the individual ``seed``.
+    """Build the head of the individual ``seed``; the last one is kept for the next phantom.
 
     Parameters
     ----------
@@ -84,6 +86,8 @@ def make_anatomy(seed: int, spacing_mm: float, skull: bool) -> Anatomy:
     if skull:
         _add_vessels(fractions, grid, seed)
         _add_head(fractions, inside, grid, seed)
+    for share in fractions.values():
+        share.flags.writeable = False
     return Anatomy(grid, fractions, to_atlas)
 
 
@@ -174,37 +178,33 @@ def _add_head(fractions: dict[str, Float32Array], inside: Float32Array, grid: Ge
 
     skull_end = 9.5 + 1.2 * thickness
     skin = np.minimum(depth - (skull_end + 6.5 + 1.2 * scalp), from_face)
-    in_head = 1 - smooth_step(skin, 0, 1)
+    outside = 1 - inside
     in_cavity = 1 - smooth_step(depth, 2.2, 1)
     in_skull = (1 - smooth_step(depth, skull_end, 1)) * (1 - in_cavity)
-    outer = np.clip(in_head - in_cavity - in_skull, 0, 1) * (1 - inside)
+    outer = np.clip(1 - smooth_step(skin, 0, 1) - in_cavity - in_skull, 0, 1) * outside
 
-    room = in_cavity * (1 - inside)
-    x, y, z = _coordinates(grid)
     # The superior sagittal sinus runs in the midline between brain and skull, the falx below it.
+    x, y, z = _coordinates(grid)
+    room = in_cavity * outside
     midline = np.exp(-((x / 4.5) ** 2)) * (z > -10) * smooth_step(depth, -4.0, 3)
-    falx = np.exp(-((x / 1.0) ** 2)) * (z > 10) * (depth > -32) * fractions["csf"]
-    dura = smooth_step(depth, 1.0, 1) * in_cavity * (1 - inside)
-    fractions["dura"] = (dura * (1 - midline) + 0.5 * falx).astype(np.float32)
-    fractions["csf"] = fractions["csf"] * (1 - (0.5 * falx).astype(np.float32))
-    fractions["blood"] = (fractions["blood"] + room * midline).astype(np.float32)
-    fractions["csf"] = (fractions["csf"] + np.clip(room * (1 - midline) - dura * (1 - midline), 0, 1)).astype(
-        np.float32
-    )
+    falx = 0.5 * np.exp(-(x**2)) * (z > 10) * (depth > -32) * fractions["csf"]
+    membrane = smooth_step(depth, 1.0, 1) * room * (1 - midline)
+    fractions["dura"] = membrane + falx
+    fractions["blood"] += room * midline
+    fractions["csf"] += np.clip(room * (1 - midline) - membrane, 0, 1) - falx
 
     relative = (depth - 2.2) / (skull_end - 2.2)
-    marrow = in_skull * (1 - inside) * smooth_step(np.abs(relative - 0.5), 0.22, -0.15)
-    fractions["marrow"] = (marrow * (z > -45)).astype(np.float32)
-    fractions["bone"] = (in_skull * (1 - inside) - fractions["marrow"]).astype(np.float32)
+    bone = in_skull * outside
+    fractions["marrow"] = bone * smooth_step(np.abs(relative - 0.5), 0.22, -0.15) * (z > -45)
+    fractions["bone"] = bone - fractions["marrow"]
 
-    fat = np.clip(
-        smooth_step(skin, -4.5, 2) * (1 - smooth_step(skin, -1.2, 1)) + smooth_step(patches, 0.9, 1.2), 0, 1
-    )
-    air, eyes = _air_spaces(x, y, z), _eyes(x, y, z)
-    soft = outer * (1 - air) * (1 - eyes)
-    fractions["fat"] = (soft * fat).astype(np.float32)
-    fractions["muscle"] = (soft * (1 - fat)).astype(np.float32)
-    fractions["vitreous"] = (outer * eyes).astype(np.float32)
+    under_skin = smooth_step(skin, -4.5, 2) * (1 - smooth_step(skin, -1.2, 1))
+    fat = np.clip(under_skin + smooth_step(patches, 0.9, 1.2), 0, 1)
+    eyes = _eyes(x, y, z)
+    soft = outer * (1 - _air_spaces(x, y, z)) * (1 - eyes)
+    fractions["fat"] = soft * fat
+    fractions["muscle"] = soft * (1 - fat)
+    fractions["vitreous"] = outer * eyes
 
 
 def _closed(mask: npt.NDArray[np.bool_], spacing: float, radius_mm: float) -> npt.NDArray[np.bool_]:
@@ -249,7 +249,8 @@ def _face_distance(grid: Geometry) -> Float32Array:
         _ellipsoid(grid, (0, -92, -56), (13, 14, 24)),
         _ellipsoid(grid, (0, 20, -96), (72, 84, 84)),
     ]
-    return np.minimum.reduce(parts)
+    nearest: Float32Array = np.minimum.reduce(parts)
+    return nearest
 
 
 def _eyes(x: Float32Array, y: Float32Array, z: Float32Array) -> Float32Array:

@@ -146,21 +146,21 @@ class TumourAppearance:
     def of(
         cls, anatomy: Anatomy, density: Float32Array, thresholds: Thresholds, seed: int
     ) -> TumourAppearance | None:
-        """Appearance of a density map on the anatomy's grid; None where no voxel shows."""
+        """Appearance of a (visible) density map on the anatomy's grid; None where no voxel shows."""
         shown = np.argwhere(density > thresholds.edema / 2)
         if len(shown) == 0:
             return None
         low, high = shown.min(axis=0), shown.max(axis=0) + 1
         i, j, k = (slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
         u, part = density[i, j, k], anatomy.geometry.crop(low, high)
-        whole, core, dead = (
-            smooth_step(u, level, 0.06) for level in (thresholds.edema, thresholds.core, thresholds.necrosis)
-        )
+        # Oedema fades out over more tissue than the other borders take.
+        whole = smooth_step(u, thresholds.edema, 0.14)
+        core, dead = (smooth_step(u, level, 0.06) for level in (thresholds.core, thresholds.necrosis))
         # Oedema follows the fibres: gray matter takes up less of it.
         gray = anatomy.fractions["gray"][i, j, k]
         return cls(
             (i, j, k),
-            (whole - core) * (1 - np.float32(0.3) * gray),
+            (whole - core) * (1 - np.float32(0.45) * gray),
             core - dead,
             dead,
             smooth_noise(part, stream(seed, "patches"), 7.0),
@@ -174,10 +174,10 @@ class TumourAppearance:
         )
         image = head.copy()
         tumour = (
-            self.edema * edema * (1 + np.float32(0.05) * self.patches)
+            self.edema * edema * (1 + np.float32(0.09) * self.patches)
             + self.enhancing
             * enhancing
-            * (1 + np.float32(0.14) * self.patches + np.float32(0.08) * self.grain)
+            * (1 + np.float32(0.18) * self.patches + np.float32(0.10) * self.grain)
             + self.necrosis * necrosis * (1 + np.float32(0.12) * self.patches + np.float32(0.05) * self.grain)
         )
         image[self.box] *= 1 - self.edema - self.enhancing - self.necrosis

@@ -12,11 +12,12 @@ import numpy as np
 from imaging.geometry import Geometry, Volume
 from imaging.roles import Role
 from training.virtual_patient.anatomy import Anatomy
-from training.virtual_patient.contrast import RELAXATION, TumourAppearance, head_image
+from training.virtual_patient.contrast import RELAXATION, Sequence, TumourAppearance, head_image
 from training.virtual_patient.dicom import Encoding, SeriesHeader, StudyHeader, write_series
 from training.virtual_patient.fields import Float32Array, stream
 from training.virtual_patient.scanner import (
     MPRAGE,
+    ORIENTATIONS,
     FloatArray,
     Imperfections,
     SeriesPlan,
@@ -70,6 +71,9 @@ LOCALISER = replace(MPRAGE, kind="flash", repetition_ms=8.6, echo_ms=4.0, invers
 CONTRAST_AGENT = "Gadobutrol 1 mmol/ml"
 SERIES_MINUTES = 6
 
+# Tumour-free images of a head by sequence, before and after contrast: all its visits share them.
+Heads = dict[tuple[Sequence, bool], Float32Array]
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -111,11 +115,11 @@ def examine(
     scene: Scene,
     study: StudyHeader,
     how: Examination,
-    heads: dict[tuple[SeriesPlan, bool], Float32Array],
+    heads: Heads,
 ) -> dict[Role, str]:
     """Scan all four contrasts and write them under ``folder``; returns Series Instance UIDs by role.
 
-    ``heads`` keeps tumour-free images between visits, which all visits of a patient share.
+    ``heads`` is filled on the way.
     """
     rng = stream(scene.seed, "order", scene.visit)
     order: list[Role] = ["t1", "t2", "flair", "t1ce"] if rng.random() < 0.5 else ["t1", "t2", "t1ce", "flair"]
@@ -158,13 +162,13 @@ def _scan(
     frame_of_reference_uid: str,
     how: Examination,
     enhanced: bool,
-    heads: dict[tuple[SeriesPlan, bool], Float32Array],
+    heads: Heads,
 ) -> tuple[Float32Array, Geometry]:
     rng = stream(scene.seed, "scan", scene.visit, name)
-    image = heads.get((plan, enhanced))
+    image = heads.get((plan.sequence, enhanced))
     if image is None:
         image = head_image(scene.anatomy, plan.sequence, enhanced, scene.seed)
-        heads[plan, enhanced] = image
+        heads[plan.sequence, enhanced] = image
     if scene.tumour is not None:
         image = scene.tumour.painted(image, plan.sequence, enhanced)
     centre = scene.pose[:3, :3] @ np.array((0.0, 12.0, 8.0)) + scene.pose[:3, 3]
@@ -173,9 +177,7 @@ def _scan(
     amount = 0.0 if name == "t1ce" else how.motion
     twitch = rigid(rng.uniform(-amount, amount, 3), rng.uniform(-amount, amount, 3), centre)
     head = Volume(image, scene.anatomy.geometry.moved(twitch @ scene.pose, frame_of_reference_uid))
-    scanned = acquire(
-        head, slices, plan.thickness_mm, how.faults, plan.sequence.signal(RELAXATION["white"], False), rng
-    )
+    scanned = acquire(head, slices, how.faults, plan.sequence.signal(RELAXATION["white"], False), rng)
     if not how.skull:
         share = (
             scene.anatomy.fractions["white"]
@@ -191,19 +193,14 @@ def _write_localiser(
     scene: Scene,
     study: StudyHeader,
     how: Examination,
-    heads: dict[tuple[SeriesPlan, bool], Float32Array],
+    heads: Heads,
 ) -> None:
     """Three crossing thick slices: one series in which orientations differ."""
     spacing = max(1.8, how.plans["t1"].spacing_mm[0])
     size = round(240 / spacing)
-    for number, orientation in enumerate(("sagittal", "coronal", "axial"), start=1):
+    for number, orientation in enumerate(ORIENTATIONS, start=1):
         plan = SeriesPlan(MPRAGE, orientation, (size, size, 1), (spacing, spacing, 8.0), 7.0, "2D")
-        borrowed = {
-            (plan, False): heads.setdefault(
-                (how.plans["t1"], False), head_image(scene.anatomy, MPRAGE, False, scene.seed)
-            )
-        }
-        image, geometry = _scan(scene, orientation, plan, study.frame_of_reference_uid, how, False, borrowed)
+        image, geometry = _scan(scene, orientation, plan, study.frame_of_reference_uid, how, False, heads)
         header = SeriesHeader(
             1, VOCABULARY[how.language]["localiser"], study.start, LOCALISER, "2D", first_instance=number
         )

@@ -64,9 +64,9 @@ def upsampled(coarse: Volume, geometry: Geometry) -> Float32Array:
     return values
 
 
-def smooth_step(values: npt.NDArray[np.floating], edge: float, width: float) -> Float32Array:
-    """0 below ``edge``, 1 above, with a linear ramp of ``width`` centred on the edge."""
-    ramp: Float32Array = np.clip(
-        (values - np.float32(edge)) / np.float32(width) + np.float32(0.5), 0, 1
-    ).astype(np.float32, copy=False)
-    return ramp
+def smooth_step(values: Float32Array, edge: float | Float32Array, width: float) -> Float32Array:
+    """0 below ``edge``, 1 above, with a linear ramp of ``width`` centred on the edge; the reverse if negative."""
+    ramp: Float32Array = values - np.asarray(edge, np.float32)
+    ramp /= np.float32(width)
+    ramp += np.float32(0.5)
+    return np.clip(ramp, 0, 1, out=ramp)
