@@ -225,7 +225,8 @@ def _is_complete(dataset: Dataset) -> bool:
         return True
     if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
         return False
-    if "PixelData" not in dataset or UID(text(dataset.file_meta, "TransferSyntaxUID")).is_encapsulated:
+    syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
+    if "PixelData" not in dataset or (syntax.is_transfer_syntax and syntax.is_encapsulated):
         return True
     return len(dataset.PixelData) >= _native_length(dataset)
 

@@ -14,6 +14,8 @@ from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     MRImageStorage,
@@ -253,5 +255,11 @@ def _reread(path: Path, uid: str) -> Dataset:
     if text(dataset, "SOPInstanceUID") != uid:
         raise ImagingError(
             Reason.UNDECODABLE, f"{path.name} changed on disk while it was being read; run again."
+        )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        # A file without preamble has no meta header; its pixels are encoded as its attributes are.
+        is_implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
         )
     return dataset
