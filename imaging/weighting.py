@@ -89,18 +89,17 @@ _T1_SEQUENCES = _words(
     r"me?mp2?rage|ir ?f?spgr|f?spgr|bravo|vibe|flash|t?fl3d\w*|tfe|thrive|lava|mpr|mprage\w*"
 )
 
-_BOTH_PHASES = re.compile(
-    r"w(?:ith)?(?: and| &)? w(?: ?o|ithout)(?![a-z])|pre(?: and| &)? post|s c c c|mit und ohne"
-)
 _AGENTS = (
     r"gd|gad|gado\w*|dotarem|clariscan|prohance|multihance|magnevist|vueway|elucirem|omniscan|km|mdc|mdk|ce|"
     r"civ|contrast\w*|kontrast\w*|contrest\w*|inj|injec\w*|iv"
 )
+_BOTH_PHASES = re.compile(
+    rf"(?<![a-z])(?:w(?:ith)?(?: and)? w(?: ?o|ithout)|pre(?: and)? post|mit und ohne)(?: (?:{_AGENTS}))?(?![a-z])"
+)
 _PRE = re.compile(
-    rf"(?<![a-z])(?:pre(?! ?op| ?surg)(?:contrast\w*|gd|gado\w*|km|ce)?|nativ[eo]?|plain|"
-    rf"unenhanced|non ?contrast\w*|avant|prima|"
-    rf"w ?o(?: (?:{_AGENTS}))?|without(?: (?:{_AGENTS}))?|(?:no|ohne|o|vor|sans|sin|sem|senza|bez|zonder|utan|uden)"
-    rf"(?: de)? (?:{_AGENTS})|ohne|sans|senza)(?![a-z])|平扫|平掃|単純|без контраст\w*"
+    rf"(?<![a-z])(?:(?:pre(?! ?op| ?surg)|avant|prima|w ?o|without)(?: ?(?:{_AGENTS}))?|nativ[eo]?|plain|unenhanced|"
+    rf"non ?contrast\w*|(?:no|ohne|o|vor|sans|sin|sem|senza|bez|zonder|utan|uden)(?: de)? (?:{_AGENTS})|"
+    rf"ohne|sans|senza)(?![a-z])|平扫|平掃|単純|без контраст\w*"
 )
 # "Post" also begins other words, and follow-ups are post operation, radiation or treatment.
 _POST = re.compile(

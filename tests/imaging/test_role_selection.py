@@ -1,0 +1,457 @@
+"""The four contrasts of a visit from headers as vendors and languages write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imaging.catalog import RefusedSeries, Series, Visit
+from imaging.errors import ImagingError, Reason
+from imaging.geometry import Geometry
+from imaging.headers import SeriesHeaders
+from imaging.role_selection import RoleRule, select_roles
+from imaging.roles import ROLES, Role
+from imaging.weighting import kind_by_timing, normalised, phase_by_words, weigh
+
+START = datetime(2024, 3, 1, 9, 0)
+ALL: frozenset[Role] = frozenset(ROLES)
+NONE: frozenset[Role] = frozenset()
+
+MPRAGE = {
+    "scanning_sequence": ("GR", "IR"),
+    "repetition_time_ms": 1900.0,
+    "echo_time_ms": 2.5,
+    "inversion_time_ms": 900.0,
+}
+SPGR = {
+    "scanning_sequence": ("GR",),
+    "repetition_time_ms": 8.2,
+    "echo_time_ms": 3.2,
+    "inversion_time_ms": 450.0,
+}
+T1_SE = {"scanning_sequence": ("SE",), "repetition_time_ms": 550.0, "echo_time_ms": 12.0}
+T1_FLAIR = {
+    "scanning_sequence": ("SE", "IR"),
+    "repetition_time_ms": 2500.0,
+    "echo_time_ms": 24.0,
+    "inversion_time_ms": 920.0,
+}
+T2_TSE = {"scanning_sequence": ("SE",), "repetition_time_ms": 4500.0, "echo_time_ms": 90.0}
+T2_SPACE = {"scanning_sequence": ("SE",), "repetition_time_ms": 3200.0, "echo_time_ms": 410.0}
+FLAIR_2D = {
+    "scanning_sequence": ("SE", "IR"),
+    "repetition_time_ms": 9000.0,
+    "echo_time_ms": 120.0,
+    "inversion_time_ms": 2500.0,
+}
+FLAIR_3D = {
+    "scanning_sequence": ("SE", "IR"),
+    "repetition_time_ms": 5000.0,
+    "echo_time_ms": 390.0,
+    "inversion_time_ms": 1800.0,
+}
+FLAIR_CUBE = {
+    "scanning_sequence": ("SE",),
+    "repetition_time_ms": 6500.0,
+    "echo_time_ms": 105.0,
+    "inversion_time_ms": 1780.0,
+}
+PD = {"scanning_sequence": ("SE",), "repetition_time_ms": 3500.0, "echo_time_ms": 20.0}
+STIR = {
+    "scanning_sequence": ("SE", "IR"),
+    "repetition_time_ms": 5000.0,
+    "echo_time_ms": 60.0,
+    "inversion_time_ms": 160.0,
+}
+GRE_T2STAR = {"scanning_sequence": ("GR",), "repetition_time_ms": 700.0, "echo_time_ms": 20.0}
+ORIGINAL = ("ORIGINAL", "PRIMARY", "M", "NORM")
+
+
+def headers(description: str, timing: dict[str, Any] | None = None, **more: Any) -> SeriesHeaders:
+    return SeriesHeaders(
+        description=description, image_type=more.pop("image_type", ORIGINAL), **(timing or {}), **more
+    )
+
+
+def series(
+    number: int,
+    description: str,
+    timing: dict[str, Any] | None = None,
+    *,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    shape: tuple[int, int, int] = (240, 240, 160),
+    minutes: int | None = None,
+    **more: Any,
+) -> Series:
+    return Series(
+        uid=f"1.2.{number}",
+        study_uid="1.1",
+        modality=more.pop("modality", "MR"),
+        description=description,
+        number=number,
+        acquired=START + timedelta(minutes=5 * number if minutes is None else minutes),
+        files=(),
+        geometry=Geometry(shape, np.diag([*spacing, 1.0]), "1.9"),
+        headers=headers(description, timing, **more),
+        is_multiframe=False,
+        instance_uids=(),
+    )
+
+
+def refused(number: int, description: str, timing: dict[str, Any] | None = None) -> RefusedSeries:
+    return RefusedSeries(
+        uid=f"1.2.{number}",
+        description=description,
+        reason=Reason.MISSING_SLICE,
+        sentence=f"series {number} lacks 1 of 5 slices.",
+        modality="MR",
+        file_count=4,
+        number=number,
+        acquired=START,
+        has_time=True,
+        headers=headers(description, timing),
+    )
+
+
+def visit(*items: Series | RefusedSeries) -> Visit:
+    return Visit(
+        date=START,
+        series=tuple(item for item in items if isinstance(item, Series)),
+        refused=tuple(item for item in items if isinstance(item, RefusedSeries)),
+        annotations=(),
+    )
+
+
+def choose(
+    *items: Series | RefusedSeries, rules: Sequence[RoleRule] = (), required: frozenset[Role] = NONE
+) -> dict[Role, int]:
+    selection = select_roles(visit(*items), required=required, rules=rules)
+    assert set(selection.reasons) == {item.uid for item in items}
+    assert all(reason.endswith(".") for reason in selection.reasons.values())
+    return {role: chosen.number for role, chosen in selection.chosen.items() if chosen.number is not None}
+
+
+@pytest.mark.parametrize(
+    ("description", "timing", "kind"),
+    [
+        ("t1_mprage_sag_p2_iso", MPRAGE, "t1"),
+        ("t1_mpr_ns_sag", MPRAGE, "t1"),
+        ("Sag T1 FSPGR BRAVO", SPGR, "t1"),
+        ("AX BRAVO +C", SPGR, "t1"),
+        ("Accelerated SAG IR-SPGR", SPGR, "t1"),
+        ("s3DI_MC_HR T1W_3D_TFE", SPGR, "t1"),
+        ("WIP T1W_SE CLEAR", T1_SE, "t1"),
+        ("T1 axial SE", T1_SE, "t1"),
+        ("Ax T1 FLAIR", T1_FLAIR, "t1"),
+        ("T1 TIRM tra", T1_FLAIR, "t1"),
+        ("T1 vibe dixon tra", SPGR, "t1"),
+        ("3D T1 sagittale", MPRAGE, "t1"),
+        ("", MPRAGE, "t1"),
+        ("Ax T2 FSE", T2_TSE, "t2"),
+        ("T2W_TSE", T2_TSE, "t2"),
+        ("t2_space_sag", T2_SPACE, "t2"),
+        ("AX T2 PROPELLER", T2_TSE, "t2"),
+        ("axiale T2", T2_TSE, "t2"),
+        ("", T2_TSE, "t2"),
+        ("Ax T2 FLAIR", FLAIR_2D, "flair"),
+        ("t2_tirm_tra_dark-fluid", FLAIR_2D, "flair"),
+        ("t2_spc_da-fl_sag_p2_iso", FLAIR_3D, "flair"),
+        ("Sag CUBE T2 FLAIR", FLAIR_CUBE, "flair"),
+        ("3D_FLAIR_VISTA", FLAIR_3D, "flair"),
+        ("FLAIR post GD", FLAIR_2D, "flair"),
+        ("t2_space_ir_sag", FLAIR_3D, "flair"),
+        ("", FLAIR_2D, "flair"),
+        ("FLAIR", {**FLAIR_2D, "inversion_time_ms": None, "scanning_sequence": ("SE",)}, "flair"),
+        ("T1", None, "t1"),
+        ("FLAIR ax", None, "flair"),
+        ("Sagittal FLAIR", T1_FLAIR, "t1"),
+    ],
+)
+def test_contrast_by_description_and_timing(
+    description: str, timing: dict[str, Any] | None, kind: str
+) -> None:
+    weighting = weigh("MR", headers(description, timing))
+    assert weighting.kind == kind, weighting.sentence
+
+
+@pytest.mark.parametrize(
+    ("description", "timing", "more", "word"),
+    [
+        ("localizer", SPGR, {}, "localiser"),
+        ("AAHead_Scout_64ch", SPGR, {}, "localiser"),
+        ("3 Plane Loc", SPGR, {}, "localiser"),
+        ("T1", SPGR, {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localiser"),
+        ("ep2d_diff_3scan_trace_p2_ADC", T2_TSE, {}, "diffusion"),
+        ("Ax DWI", T2_TSE, {}, "diffusion"),
+        ("", T2_TSE, {"diffusion_b_value": 1000.0}, "diffusion"),
+        ("", T2_TSE, {"image_type": ("DERIVED", "PRIMARY", "DIFFUSION", "ADC")}, "diffusion"),
+        ("ep2d_perf_p2", GRE_T2STAR, {}, "perfusion"),
+        ("rCBV map", GRE_T2STAR, {}, "perfusion"),
+        ("SWI_Images", GRE_T2STAR, {}, "susceptibility"),
+        ("Ax T2* GRE", GRE_T2STAR, {}, "susceptibility"),
+        ("T2 star", GRE_T2STAR, {}, "susceptibility"),
+        ("ep2d_bold_rest", GRE_T2STAR, {}, "functional"),
+        ("3D TOF", SPGR, {}, "angiography"),
+        ("T1 MPR cor", MPRAGE, {"image_type": ("DERIVED", "SECONDARY", "MPR", "NORM")}, "reformat"),
+        ("T1 post sub", MPRAGE, {}, "subtraction"),
+        ("T1 subtraction", MPRAGE, {}, "subtraction"),
+        ("T1 map", SPGR, {}, "computed map"),
+        ("PD/T2 tse", PD, {}, "proton density"),
+        ("", PD, {}, "proton density"),
+        ("STIR cor", STIR, {}, "STIR"),
+        ("", STIR, {}, "STIR"),
+        ("3D CISS", T2_TSE, {}, "steady-state"),
+        ("T1 sag C-spine", T1_SE, {"body_part": "CSPINE"}, "spine"),
+        ("T1", T1_SE, {"body_part": "CSPINE"}, "body part"),
+        ("", SPGR, {"image_type": ("ORIGINAL", "PRIMARY", "P", "ND")}, "phase"),
+        ("T1 screenshot", SPGR, {"image_type": ("DERIVED", "SECONDARY", "SCREEN SAVE")}, "screenshot"),
+        ("epi", {**T2_TSE, "scanning_sequence": ("EP", "SE")}, {}, "echo-planar"),
+        ("something", None, {}, "neither"),
+        ("T1 tra", T2_TSE, {}, "called T1 but its timing"),
+        ("T2 tra", MPRAGE, {}, "called T2 but its timing"),
+        ("T1 tra", GRE_T2STAR, {}, "called T1 but its timing"),
+    ],
+)
+def test_what_is_no_candidate_says_why(
+    description: str, timing: dict[str, Any] | None, more: dict[str, Any], word: str
+) -> None:
+    weighting = weigh("MR", headers(description, timing, **more))
+    assert weighting.kind is None
+    assert word in weighting.sentence
+
+
+def test_ct_is_no_candidate() -> None:
+    assert weigh("CT", headers("T1", MPRAGE)).kind is None
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "T1 post", "t1_mprage_sag_post", "T1 +C", "T1 C+", "AX T1 POST GD", "T1W +GD", "T1CE", "t1ce_ax",
+        "T1c", "T1Gd", "T1 GADO", "T1 KM", "t1 nach KM", "T1 mKM", "T1 MPRAGE tra KM",
+        "T1 avec contraste", "T1 injecté", "T1 APRÈS INJECTION", "3D T1 GADO", "T1 con mdc", "T1 mdc",
+        "T1 dopo mdc", "T1 con contraste", "T1 con CIV", "T1 con gadolinio", "T1 pós", "T1 Gadovist",
+        "T1 contrast", "T1 enhanced", "stealth-post", "T1 PostContrast", "t1post", "T1 с контрастом",
+        "T1 增强", "T1 造影後", "T1 z kontrastem", "BRAVO+C", "T1 Dotarem", "postGd T1",
+    ],
+)  # fmt: skip
+def test_words_for_after_contrast_agent(description: str) -> None:
+    assert phase_by_words(normalised(description)) == "post"
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "T1 pre", "T1 pre contrast", "T1 precontrast", "T1 PRE GD", "T1 nativ", "T1 ohne KM", "T1 o. KM",
+        "T1 vor KM", "T1 sans injection", "T1 sans gado", "T1 sans contraste", "T1 AVANT injection",
+        "T1 sin contraste", "T1 senza mdc", "T1 w/o contrast", "T1 without gad", "T1 non contrast",
+        "T1 non-contrast", "T1 unenhanced", "T1 no contrast", "T1 bez kontrastu", "T1 без контраста",
+        "T1 平扫", "t1_pre",
+    ],
+)  # fmt: skip
+def test_words_for_before_contrast_agent(description: str) -> None:
+    assert phase_by_words(normalised(description)) == "pre"
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "t1_mprage_sag_p2_iso", "T1 COR", "T1 C-spine", "T1 postprocessed", "T1 posterior fossa",
+        "T1 post op", "T1 post-OP", "T1 postop", "T1 post RT", "T1 post surgery", "T1 preop",
+        "MRI brain w/wo contrast T1", "T1 with and without contrast", "T2 prep T1",
+        "t1 axial_ 3D_TERA : Processed_CaPTk", "T1 cervico", "T1 inj pre",
+    ],
+)  # fmt: skip
+def test_words_that_say_nothing_about_contrast_agent(description: str) -> None:
+    assert phase_by_words(normalised(description)) is None
+
+
+@pytest.mark.parametrize(("contrast", "kind"), [("T1", "t1"), ("T2", "t2"), ("FLUID_ATTENUATED", "flair")])
+def test_enhanced_objects_state_their_contrast(contrast: str, kind: str) -> None:
+    assert kind_by_timing(SeriesHeaders(acquisition_contrast=contrast)) == kind
+
+
+class TestSelection:
+    def test_a_usual_visit(self) -> None:
+        assert choose(
+            series(1, "localizer", SPGR),
+            series(2, "t1_mprage", MPRAGE),
+            series(3, "t2_tse", T2_TSE),
+            series(4, "ep2d_diff", T2_TSE),
+            series(5, "t1_mprage post", MPRAGE, contrast_agent="Gd"),
+            series(6, "flair", FLAIR_2D, contrast_agent="Gd"),
+            required=ALL,
+        ) == {"t1": 2, "t1ce": 5, "t2": 3, "flair": 6}
+
+    def test_agent_in_the_header_tells_silent_t1_series_apart(self) -> None:
+        assert choose(series(1, "t1", MPRAGE), series(2, "t1", MPRAGE, contrast_agent="Gadovist")) == {
+            "t1": 1,
+            "t1ce": 2,
+        }
+
+    def test_agent_said_to_be_none_is_none(self) -> None:
+        from pydicom.dataset import Dataset
+
+        from imaging.headers import read_headers
+
+        dataset = Dataset()
+        dataset.ContrastBolusAgent = "NONE"
+        assert read_headers(dataset).contrast_agent == ""
+
+    def test_words_beat_an_agent_kept_in_every_header(self) -> None:
+        assert choose(
+            series(1, "t1 pre", MPRAGE, contrast_agent="Gd"),
+            series(2, "t1 post", MPRAGE, contrast_agent="Gd"),
+        ) == {"t1": 1, "t1ce": 2}
+
+    def test_words_speak_where_the_agent_is_missing(self) -> None:
+        assert choose(series(1, "t1", MPRAGE), series(2, "t1 +C", MPRAGE)) == {"t1": 1, "t1ce": 2}
+
+    def test_series_after_a_documented_agent_is_post(self) -> None:
+        assert choose(
+            series(1, "t1", MPRAGE), series(2, "t2", T2_TSE, contrast_agent="Gd"), series(3, "t1", MPRAGE)
+        ) == {"t1": 1, "t2": 2, "t1ce": 3}
+
+    def test_first_of_two_equal_runs_with_agent_is_pre(self) -> None:
+        assert choose(
+            series(4, "t1", MPRAGE, contrast_agent="Gd"), series(2, "t1", MPRAGE, contrast_agent="Gd")
+        ) == {"t1": 2, "t1ce": 4}
+
+    def test_two_different_protocols_with_agent_are_both_post(self) -> None:
+        axial = series(1, "t1", T1_SE, contrast_agent="Gd", spacing=(0.5, 0.5, 5.0), shape=(400, 400, 30))
+        assert choose(axial, series(2, "t1", MPRAGE, contrast_agent="Gd")) == {"t1ce": 2}
+
+    def test_without_a_documented_agent_order_of_time_says_nothing(self) -> None:
+        with pytest.raises(ImagingError) as error:
+            choose(series(1, "t1", MPRAGE), series(2, "t1", MPRAGE))
+        assert error.value.reason is Reason.AMBIGUOUS_SEQUENCE
+
+    def test_three_dimensional_goes_before_thick_slices(self) -> None:
+        thick = series(1, "flair ax", FLAIR_2D, spacing=(0.5, 0.5, 5.0), shape=(400, 400, 30))
+        assert choose(thick, series(2, "flair 3d", FLAIR_3D)) == {"flair": 2}
+
+    def test_finer_goes_before_coarser(self) -> None:
+        assert choose(
+            series(1, "t2", T2_TSE), series(2, "t2", T2_TSE, spacing=(0.8, 0.8, 0.8), shape=(300, 300, 200))
+        ) == {"t2": 2}
+
+    def test_whole_brain_goes_before_a_fine_slab(self) -> None:
+        slab = series(1, "t2", T2_TSE, spacing=(0.4, 0.4, 0.4), shape=(400, 400, 80))
+        assert choose(slab, series(2, "t2", T2_TSE, spacing=(0.5, 0.5, 5.0), shape=(400, 400, 30))) == {
+            "t2": 2
+        }
+
+    def test_corrected_goes_before_uncorrected_of_one_acquisition(self) -> None:
+        raw = series(1, "t2", T2_TSE, image_type=("ORIGINAL", "PRIMARY", "M", "ND"))
+        assert choose(
+            raw, series(2, "t2", T2_TSE, image_type=("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"))
+        ) == {"t2": 2}
+
+    def test_original_goes_before_derived(self) -> None:
+        derived = series(2, "t2", T2_TSE, image_type=("DERIVED", "SECONDARY", "M", "NORM"))
+        assert choose(series(1, "t2", T2_TSE), derived) == {"t2": 1}
+
+    def test_a_true_tie_is_refused_and_says_how_to_decide(self) -> None:
+        with pytest.raises(ImagingError) as error:
+            choose(series(3, "t2", T2_TSE), series(8, "t2", T2_TSE))
+        assert error.value.reason is Reason.AMBIGUOUS_SEQUENCE
+        for word in ("series 3 and series 8", "T2", "app.yaml", "series_number"):
+            assert word in error.value.message
+
+    def test_order_of_listing_does_not_matter(self) -> None:
+        items = [
+            series(1, "t1", MPRAGE),
+            series(2, "t2", T2_TSE),
+            series(3, "t2", T2_TSE, spacing=(0.5, 0.5, 3.0)),
+            series(4, "flair", FLAIR_3D),
+            series(5, "t1 gd", MPRAGE),
+        ]
+        assert choose(*items) == choose(*reversed(items))
+
+    def test_missing_required_role(self) -> None:
+        with pytest.raises(ImagingError) as error:
+            choose(series(1, "t1", MPRAGE), required=frozenset({"t1", "t2"}))
+        assert error.value.reason is Reason.MISSING_SEQUENCE
+        assert "T2" in error.value.message
+
+    def test_missing_role_that_is_not_required(self) -> None:
+        assert choose(series(1, "t1", MPRAGE), required=frozenset({"t1"})) == {"t1": 1}
+
+    def test_missing_because_refused_says_why(self) -> None:
+        with pytest.raises(ImagingError) as error:
+            choose(series(1, "t1", MPRAGE), refused(2, "t2", T2_TSE), required=frozenset({"t2"}))
+        assert error.value.reason is Reason.MISSING_SEQUENCE
+        assert "series 2 lacks 1 of 5 slices." in error.value.message
+
+    def test_refused_beside_a_good_one_is_mentioned(self) -> None:
+        selection = select_roles(
+            visit(series(1, "t2", T2_TSE), refused(2, "t2", T2_TSE)), required=frozenset({"t2"})
+        )
+        assert selection.chosen["t2"].number == 1
+        assert "series 2 looked like one too" in selection.reasons["1.2.1"]
+        assert "lacks 1 of 5" in selection.reasons["1.2.2"]
+
+    def test_reasons_hold_no_description(self) -> None:
+        items = [
+            series(1, "t1 JANE DOE", MPRAGE),
+            series(2, "JANE DOE loc", SPGR),
+            series(3, "t2 JANE DOE", MPRAGE),
+        ]
+        for reason in select_roles(visit(*items), required=NONE).reasons.values():
+            assert "DOE" not in reason
+
+
+class TestRules:
+    def test_a_rule_decides_a_tie(self) -> None:
+        items = (series(3, "t2", T2_TSE), series(8, "t2", T2_TSE))
+        assert choose(*items, rules=[RoleRule("t2", series_number=8)]) == {"t2": 8}
+        assert choose(*items, rules=[RoleRule("t2", series_uid="1.2.3")]) == {"t2": 3}
+
+    def test_a_rule_beats_the_headers(self) -> None:
+        items = (series(1, "t1 post", MPRAGE), series(2, "XYZ", None))
+        assert choose(*items, rules=[RoleRule("t1ce", description="^xyz$")]) == {"t1ce": 2}
+
+    def test_a_rule_keeps_a_series_out(self) -> None:
+        items = (series(3, "t2", T2_TSE), series(8, "t2 motion", T2_TSE))
+        assert choose(*items, rules=[RoleRule("none", description="motion")]) == {"t2": 3}
+
+    def test_rules_are_tried_in_order(self) -> None:
+        items = (series(3, "a", None), series(8, "b", None))
+        rules = [
+            RoleRule("t2", description="c"),
+            RoleRule("t2", description="b"),
+            RoleRule("t2", description="a"),
+        ]
+        assert choose(*items, rules=rules) == {"t2": 8}
+
+    def test_all_conditions_of_a_rule_hold(self) -> None:
+        items = (series(3, "a", None), series(8, "a", None))
+        assert choose(*items, rules=[RoleRule("t2", description="a", series_number=8)]) == {"t2": 8}
+
+    def test_a_rule_may_hold_for_one_visit(self) -> None:
+        items = (series(3, "t2", T2_TSE), series(8, "t2", T2_TSE, spacing=(0.9, 0.9, 0.9)))
+        rule = RoleRule("t2", series_number=3, visit_date=date(2024, 3, 1))
+        assert choose(*items, rules=[rule]) == {"t2": 3}
+        assert choose(*items, rules=[replace(rule, visit_date=date(2025, 1, 1))]) == {"t2": 8}
+
+    def test_a_rule_that_matches_two_equals_is_a_tie(self) -> None:
+        with pytest.raises(ImagingError) as error:
+            choose(series(3, "a", None), series(8, "a", None), rules=[RoleRule("t2", description="a")])
+        assert error.value.reason is Reason.AMBIGUOUS_SEQUENCE
+
+    def test_a_rule_that_names_a_refused_series_gives_its_reason(self) -> None:
+        with pytest.raises(ImagingError, match="lacks 1 of 5 slices") as error:
+            choose(series(1, "t2", T2_TSE), refused(2, "t2", T2_TSE), rules=[RoleRule("t2", series_number=2)])
+        assert error.value.reason is Reason.MISSING_SLICE
+
+    @pytest.mark.parametrize(
+        "arguments", [{"role": "t1"}, {"role": "t3", "series_number": 1}, {"role": "t1", "description": "("}]
+    )
+    def test_impossible_rules_cannot_be_made(self, arguments: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="rule"):
+            RoleRule(**arguments)
