@@ -1,5 +1,6 @@
 """Whether the growth model explains the scans, in a sentence a person can check."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -71,7 +72,7 @@ def judge(
 def _shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
     spacing = scene.tissue.spacing_mm
     least = _SHRINK_SD * math.sqrt(2.0) * boundary_sd_mm(scene.settings, spacing)
-    for before, after in zip(visits, visits[1:], strict=False):
+    for before, after in itertools.pairwise(visits):
         pairs = (("core", before.core, after.core), ("whole tumour", before.whole, after.whole))
         for name, earlier, later in pairs:
             lost = float(earlier.sum() - later.sum()) * math.prod(spacing)

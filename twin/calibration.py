@@ -72,7 +72,7 @@ def calibrate(
         return Calibration(
             parameters=_estimates(unknown, priors, False),
             acceptable=False,
-            verdict="One visit shows no growth: the parameters keep their priors and forecasts follow the priors alone.",
+            verdict="One visit cannot show growth: the parameters keep their priors, and forecasts rest on these.",
             fit=visit_fits(scene, visits, prior_mean),
             skill=None,
             warnings=(*warnings, *_resolution_warning(unknown, tissue.spacing_mm)),

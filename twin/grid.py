@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +66,11 @@ def leak(density: Tensor, box: Box, limit: Box) -> float:
         if box.stop[axis] < limit.stop[axis]:
             worst = max(worst, float(density.select(axis - 3, -1).max()))
     return worst
+
+
+def voxels(mask: Tensor) -> int:
+    """Number of voxels of a mask; numpy counts booleans much faster than torch sums them."""
+    return int(np.count_nonzero(mask.cpu().numpy()))
 
 
 def bounding_box(domain: Tensor) -> Box:

@@ -1,5 +1,6 @@
 """What the twin is given: tissue maps and segmented visits on one grid."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def check_visits(tissue: TissueMaps, visits: Sequence[TumourObservation]) -> Non
                 f"The masks of day {visit.day:g} have the shape {tuple(visit.whole.shape)}, "
                 f"the tissue maps {tissue.shape}; resample them to one grid.",
             )
-    for earlier, later in zip(visits, visits[1:], strict=False):
+    for earlier, later in itertools.pairwise(visits):
         if later.day == earlier.day:
             raise TwinError(
                 "zero_interval", f"Two visits share day {later.day:g}: growth needs time between visits."

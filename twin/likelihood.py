@@ -14,7 +14,6 @@ from twin.results import Vector
 from twin.scene import FIRST_SHIFT, LOG_VELOCITY, LOG_WIDTH, Scene, boundary_sd_mm, physical
 from twin.solver import FIRST_INITIAL_TANGENT, TANGENT_DIFFUSIVITY, TANGENT_PROLIFERATION, trajectory
 
-_SHIFT_STEP_MM = 0.25
 _LEAST_NOISE_MM = 0.3
 """Residuals are never believed to be smaller than a boundary error of this many millimetres would make them."""
 
@@ -59,20 +58,12 @@ def targets(scene: Scene, log_width: float) -> tuple[Target, ...]:
     sd = boundary_sd_mm(settings, scene.tissue.spacing_mm)
     made = []
     for visit in range(1, len(scene.distances)):
-        centre = scene.density(visit, log_width, 0.0, 0.0)
-        moved = [
-            [scene.density(visit, log_width, sign * core, sign * whole) for sign in (1.0, -1.0)]
-            for core, whole in ((_SHIFT_STEP_MM, 0.0), (0.0, _SHIFT_STEP_MM))
-        ]
+        start = scene.start(visit, log_width)
         for threshold in thresholds:
-            values = soft_mask(centre, threshold, settings).to(scene.operator.dtype)
-            shifts = torch.stack(
-                [
-                    (soft_mask(more, threshold, settings) - soft_mask(less, threshold, settings))
-                    / (2 * _SHIFT_STEP_MM)
-                    for more, less in moved
-                ]
-            ).to(scene.operator.dtype)
+            values = soft_mask(start.density, threshold, settings)
+            slope = values * (1.0 - values) / settings.threshold_width
+            shifts = torch.stack([slope * start.by_core, slope * start.by_whole]).to(scene.operator.dtype)
+            values = values.to(scene.operator.dtype)
             target = Target(visit, threshold, values, shifts, 1.0, 1.0)
             made.append(_weighted(scene, target, values, shifts.sum(dim=0) * sd))
     return tuple(made)
@@ -114,18 +105,11 @@ def grow(scene: Scene, position: Vector, *, tangents: bool) -> list[Tensor]:
     and whole boundary at the first visit.
     """
     diffusivity, proliferation = physical(position)
-    base = torch.tensor(position[[LOG_WIDTH, FIRST_SHIFT, FIRST_SHIFT + 1]], dtype=torch.float64)
-
-    def start(at: Tensor) -> Tensor:
-        return scene.density(0, at[0], at[1], at[2])
-
-    fields = [start(base)]
+    start = scene.start(0, *(float(position[n]) for n in (LOG_WIDTH, FIRST_SHIFT, FIRST_SHIFT + 1)))
+    fields = [start.density]
     if tangents:
-        width, core, whole = (
-            torch.func.jvp(start, (base,), (direction,))[1] for direction in torch.eye(3).double()
-        )
         # log width = (log D - log rho) / 2
-        fields += [width / 2, -width / 2, core, whole]
+        fields += [start.by_log_width / 2, -start.by_log_width / 2, start.by_core, start.by_whole]
     days = [distance.day - scene.distances[0].day for distance in scene.distances]
     parameters = (torch.tensor([diffusivity]), torch.tensor([proliferation]))
     initial = torch.stack(fields)[None].to(scene.operator.dtype)

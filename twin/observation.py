@@ -75,42 +75,60 @@ def signed_distance(mask: Tensor, spacing_mm: tuple[float, float, float]) -> Ten
     return torch.from_numpy(smooth)
 
 
+@dataclass(frozen=True)
+class StartingDensity:
+    """Density that masks stand for, with its derivatives; all (X, Y, Z).
+
+    ``by_log_width`` is with respect to the log front width, ``by_core`` and ``by_whole`` with respect to an outward
+    shift of either boundary, 1/mm.
+    """
+
+    density: Tensor
+    by_log_width: Tensor
+    by_core: Tensor
+    by_whole: Tensor
+
+
 def density_from_masks(
     distances: BoundaryDistances,
-    front_width_mm: Tensor | float,
+    front_width_mm: float,
     settings: CalibrationSettings,
     core_shift_mm: Tensor | float = 0.0,
     whole_shift_mm: Tensor | float = 0.0,
-) -> Tensor:
+) -> StartingDensity:
     """Tumour cell density that a visit's masks stand for.
 
     Parameters
     ----------
     distances : BoundaryDistances
         Of the visit.
-    front_width_mm : float or Tensor
+    front_width_mm : float
         sqrt(diffusivity / proliferation) in the tissue around, mm.
     core_shift_mm, whole_shift_mm : float or Tensor
         Outward displacement of the boundaries, mm; a scalar or a volume.
-
-    Returns
-    -------
-    Tensor
-        float64 (X, Y, Z), within 0..1; differentiable in the width and the shifts.
     """
     wave = wave_profile()
     at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
+    thickness, width = at_whole - at_core, front_width_mm
     whole = distances.whole - whole_shift_mm
-    outside = at_whole + whole.clamp(min=0.0) / front_width_mm
+    nothing = torch.zeros_like(whole)
     if distances.core is None:
-        depth = (whole / front_width_mm).clamp(-_COVERED * (at_whole - at_core), 0.0)
-        return wave.density(outside + depth)
+        # without a core the density stays below the core threshold however deep the tumour
+        along = (whole / width).clamp(min=-_COVERED * thickness)
+        density, slope = wave.density_and_slope(at_whole + along)
+        free = along > -_COVERED * thickness
+        return StartingDensity(density, -slope * along * free, nothing, -slope / width * free)
     core = distances.core - core_shift_mm
     whole = torch.minimum(whole, core)
+    outside, inside = whole >= 0.0, core < 0.0
     gap = (core - whole).clamp(min=1e-6)
-    between = at_core + (at_whole - at_core) * (core.clamp(min=0.0) / gap).clamp(max=1.0)
-    position = torch.where(core < 0.0, at_core + core / front_width_mm, between)
-    return wave.density(torch.where(whole >= 0.0, at_whole + whole.clamp(min=0.0) / front_width_mm, position))
+    position = torch.where(inside, at_core + core / width, at_core + thickness * core / gap)
+    position = torch.where(outside, at_whole + whole / width, position)
+    density, slope = wave.density_and_slope(position)
+    by_width = torch.where(outside, -whole / width, torch.where(inside, -core / width, nothing))
+    by_core = torch.where(outside, nothing, torch.where(inside, -1.0 / width, thickness * whole / gap**2))
+    by_whole = torch.where(outside, -1.0 / width, torch.where(inside, nothing, -thickness * core / gap**2))
+    return StartingDensity(density, slope * by_width, slope * by_core, slope * by_whole)
 
 
 def soft_mask(density: Tensor, threshold: float, settings: CalibrationSettings) -> Tensor:

@@ -47,6 +47,7 @@ class DiffusionOperator:
         *,
         backend: BackendName = "auto",
         dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
     ) -> "DiffusionOperator":
         """Precompute the operator.
 
@@ -58,6 +59,12 @@ class DiffusionOperator:
             bool (X, Y, Z).
         spacing_mm : tuple of float
             Voxel size, mm.
+        backend : {"auto", "torch", "numba"}, optional
+            See :func:`twin.backends.choose`.
+        dtype : torch.dtype, optional
+            Of the fields.
+        threads : int, optional
+            Threads of one numba sweep; defaults to torch's number.
         """
         if weight.shape != domain.shape or domain.ndim != 3:
             raise TwinError("bad_tissue", "weight and domain must share one shape with three axes.")
@@ -76,7 +83,7 @@ class DiffusionOperator:
             rows=_row_extents(domain),
             domain=domain,
             row_sum=float(row_sum.max()),
-            stage=choose(backend, domain.device.type),
+            stage=choose(backend, domain.device.type, threads or torch.get_num_threads()),
         )
 
     def crop(self, index: tuple[slice, slice, slice]) -> "DiffusionOperator":

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from scipy.stats import norm
+from scipy.stats import norm, qmc
 from torch import Tensor
 
 from twin.errors import TwinError
-from twin.grid import Box, surface_mm2
+from twin.grid import Box, surface_mm2, voxels
 from twin.inputs import TissueMaps, TumourObservation, check_visits
 from twin.results import (
     Calibration,
@@ -72,16 +74,26 @@ def forecast(
     prepared = Tissue.prepare(tissue, visits, calibration.settings)
     draws = _draw(calibration, len(visits))
     days = sorted({*horizons, *(horizons[-1] * np.arange(_CURVE_POINTS + 1) / _CURVE_POINTS)})
-    future = _Ensemble.empty(tissue, days, horizons, calibration.settings)
+    future = _Ensemble.empty(tissue, horizons, calibration.settings)
     last = visits[-1]
     reach = max(_reach_mm(draw, horizons[-1]) for draw in draws)
-    scene = Scene.build(prepared, [last], reach, calibration.settings)
+    # draws run side by side, so each sweep keeps to one thread
+    scene = Scene.build(prepared, [last], reach, calibration.settings, threads=1)
     jitter = _jitter_fields(scene, calibration.settings)
     report("forecast", 0.0)
-    for number, draw in enumerate(draws):
-        box = Box.around(last.whole, _reach_mm(draw, horizons[-1]), tissue.spacing_mm, prepared.limit)
-        _grow(scene, box, draw, jitter[number % len(jitter)], future)
-        report("forecast", 0.9 * (number + 1) / len(draws))
+    grow = partial(_grow, scene, last, days, horizons)
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, thread_name_prefix="twin-draw") as pool:
+        # a few at a time, since every finished draw holds its densities until it is added
+        for first in range(0, len(draws), 2 * workers):
+            some = range(first, min(first + 2 * workers, len(draws)))
+            for number, grown in zip(
+                some,
+                pool.map(grow, (draws[n] for n in some), (jitter[n % len(jitter)] for n in some)),
+                strict=True,
+            ):
+                future.add(grown)
+                report("forecast", 0.9 * (number + 1) / len(draws))
     volumes = [_segmented(future, draws, mask, last, tissue, calibration.settings) for mask in (0, 1)]
     past = _past(calibration, prepared, visits, draws)
     hull = _hull(calibration, visits, days, tissue)
@@ -115,8 +127,10 @@ def _draw(calibration: Calibration, visits: int) -> list[_Draw]:
     """Draws by a scrambled Sobol sequence, more even than independent ones."""
     posterior, settings = calibration.posterior, calibration.settings
     size = posterior.mean.size
-    engine = torch.quasirandom.SobolEngine(size + 3, scramble=True, seed=settings.seed)
-    uniform = engine.draw(settings.samples, dtype=torch.float64).numpy().clip(1e-6, 1 - 1e-6)
+    engine = qmc.Sobol(size + 3, scramble=True, rng=settings.seed)
+    uniform = engine.random_base2((settings.samples - 1).bit_length())[: settings.samples].clip(
+        1e-6, 1 - 1e-6
+    )
     normal = norm.ppf(uniform)
     root = np.linalg.cholesky(posterior.covariance)
     draws = []
@@ -136,56 +150,64 @@ def _reach_mm(draw: _Draw, days: float) -> float:
 class _Ensemble:
     """Running sums over draws on the full grid, and the volumes of every draw."""
 
-    days: list[float]
     horizons: list[float]
     settings: CalibrationSettings
     voxel_mm3: float
     sums: list[dict[str, Tensor]]
-    count: int = 0
     volumes: list[list[tuple[float, float]]] = field(default_factory=list)
 
     @classmethod
-    def empty(
-        cls, tissue: TissueMaps, days: list[float], horizons: list[float], settings: CalibrationSettings
-    ) -> "_Ensemble":
+    def empty(cls, tissue: TissueMaps, horizons: list[float], settings: CalibrationSettings) -> "_Ensemble":
         names = ("density", "square", "core", "whole")
         sums = [{name: torch.zeros(tissue.shape) for name in names} for _ in horizons]
-        return cls(days, horizons, settings, tissue.voxel_mm3, sums)
+        return cls(horizons, settings, tissue.voxel_mm3, sums)
 
-    def add(self, day: float, density: Tensor, box: Box) -> None:
-        """Take in one density on ``box``; the draw's first day is 0."""
-        core, whole = density > self.settings.core_threshold, density > self.settings.whole_threshold
-        if day == 0.0:
-            self.volumes.append([])
-            self.count += 1
-        self.volumes[-1].append((float(core.sum()) * self.voxel_mm3, float(whole.sum()) * self.voxel_mm3))
-        if day in self.horizons:
-            sums = self.sums[self.horizons.index(day)]
+    def add(self, grown: "_Grown") -> None:
+        """Take in one draw."""
+        self.volumes.append([(core * self.voxel_mm3, whole * self.voxel_mm3) for core, whole in grown.counts])
+        for sums, density in zip(self.sums, grown.densities, strict=True):
+            core, whole = density > self.settings.core_threshold, density > self.settings.whole_threshold
             for name, value in (
                 ("density", density),
                 ("square", density**2),
                 ("core", core),
                 ("whole", whole),
             ):
-                sums[name][box.slices] += value
+                sums[name][grown.box.slices] += value
 
 
-def _grow(scene: Scene, box: Box, draw: _Draw, jitter: Tensor, into: _Ensemble) -> None:
+@dataclass(frozen=True)
+class _Grown:
+    """One draw: voxels of core and whole tumour on every day, densities on ``box`` at the horizons."""
+
+    box: Box
+    counts: list[tuple[int, int]]
+    densities: list[Tensor]
+
+
+def _grow(
+    scene: Scene,
+    last: TumourObservation,
+    days: list[float],
+    horizons: list[float],
+    draw: _Draw,
+    jitter: Tensor,
+) -> _Grown:
     """Grow one draw from the last visit, on its own box."""
+    settings, tissue = scene.settings, scene.tissue
+    box = Box.around(last.whole, _reach_mm(draw, days[-1]), tissue.spacing_mm, tissue.limit)
     core, whole = draw.position[-2], draw.position[-1]
     start = scene.density(0, draw.position[LOG_WIDTH], core + jitter, whole + jitter)
     part = box.within(scene.box)
-    operator = scene.operator.crop(part)
-    diffusivity, proliferation = draw.parameters
-    states = trajectory(
-        operator,
-        torch.tensor([diffusivity]),
-        torch.tensor([proliferation]),
-        start[part][None, None],
-        into.days,
-    )
-    for day, state in zip(into.days, states, strict=True):
-        into.add(day, state[0, 0].float(), box)
+    diffusivity, proliferation = (torch.tensor([value]) for value in draw.parameters)
+    states = trajectory(scene.operator.crop(part), diffusivity, proliferation, start[part][None, None], days)
+    counts, densities = [], []
+    for day, state in zip(days, states, strict=True):
+        density = state[0, 0]
+        counts.append((voxels(density > settings.core_threshold), voxels(density > settings.whole_threshold)))
+        if day in horizons:
+            densities.append(density.float().clone())
+    return _Grown(box, counts, densities)
 
 
 def _jitter_fields(scene: Scene, settings: CalibrationSettings) -> list[Tensor]:
@@ -240,7 +262,7 @@ def _band(volumes: Vector, hull: tuple[Vector, Vector] | None) -> Vector:
 def _hull(
     calibration: Calibration, visits: Sequence[TumourObservation], days: Sequence[float], tissue: TissueMaps
 ) -> list[tuple[Vector, Vector] | None]:
-    """Smallest and largest of persistence and observed exponential trend, where the model does not explain the scans."""
+    """Smallest and largest of persistence and observed trend, where the model does not explain the scans."""
     if calibration.acceptable or len(visits) < 2:
         return [None, None]
     elapsed, made = visits[-1].day - visits[-2].day, list[tuple[Vector, Vector] | None]()
@@ -273,12 +295,12 @@ def _past(
         states = trajectory(scene.operator, diffusivity, proliferation, start[None, None], days)
         for index, state in enumerate(states):
             for mask, threshold in enumerate((settings.core_threshold, settings.whole_threshold)):
-                volumes[mask, number, index] = float((state > threshold).sum()) * voxel
+                volumes[mask, number, index] = voxels(state > threshold) * voxel
     return np.asarray(days) + first.day, np.stack([_band(one, None) for one in volumes])
 
 
 def _horizon(future: _Ensemble, index: int, last_day: float, bands: Sequence[Vector]) -> HorizonForecast:
-    sums, count = future.sums[index], future.count
+    sums, count = future.sums[index], len(future.volumes)
     mean = sums["density"] / count
     core, whole = (VolumeEstimate(float(b[1]), (float(b[0]), float(b[2]))) for b in bands)
     return HorizonForecast(

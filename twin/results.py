@@ -1,15 +1,15 @@
 """What calibration and forecast hand back."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from twin.priors import LogNormal, Priors
 from twin.settings import CalibrationSettings
 
-Vector = NDArray[np.float64]
+Vector = NDArray[Any]
 
 
 @dataclass(frozen=True)

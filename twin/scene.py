@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twin.grid import Box, bounding_box
 from twin.inputs import TissueMaps, TumourObservation
-from twin.observation import BoundaryDistances, density_from_masks
+from twin.observation import BoundaryDistances, StartingDensity, density_from_masks
 from twin.operator import DiffusionOperator
 from twin.priors import Priors
 from twin.results import Vector
@@ -71,8 +71,9 @@ class Scene:
         visits: Sequence[TumourObservation],
         margin_mm: float,
         settings: CalibrationSettings,
+        threads: int | None = None,
     ) -> "Scene":
-        """Scene of a box ``margin_mm`` around the tumours of all ``visits``."""
+        """Scene of a box ``margin_mm`` around the tumours of all ``visits``; ``threads`` for each sweep."""
         tumour = torch.stack([visit.whole for visit in visits]).any(dim=0)
         box = Box.around(tumour, margin_mm, tissue.spacing_mm, tissue.limit)
         distances = tuple(BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm) for visit in visits)
@@ -85,21 +86,25 @@ class Scene:
             tissue.spacing_mm,
             backend=settings.backend,
             dtype=torch.float64 if settings.double_precision else torch.float32,
+            threads=threads,
         )
         return cls(tissue, box, operator, distances, max(root, 0.1), settings)
 
-    def front_width_mm(self, log_width: Tensor | float) -> Tensor:
-        """Front width around the tumour for the log front width in white matter, at least half a voxel."""
-        width = torch.as_tensor(log_width, dtype=torch.float64).exp() * self.root_weight
-        return width.clamp(min=min(self.tissue.spacing_mm) / 2)
+    def start(
+        self, visit: int, log_width: float, core: Tensor | float = 0.0, whole: Tensor | float = 0.0
+    ) -> StartingDensity:
+        """Density that visit number ``visit`` stands for, with boundaries shifted outward (mm).
+
+        The front width around the tumour is that in white matter scaled to the tissue there, at least half a voxel.
+        """
+        width = max(math.exp(log_width) * self.root_weight, min(self.tissue.spacing_mm) / 2)
+        return density_from_masks(self.distances[visit], width, self.settings, core, whole)
 
     def density(
-        self, visit: int, log_width: Tensor | float, core: Tensor | float, whole: Tensor | float
+        self, visit: int, log_width: float, core: Tensor | float = 0.0, whole: Tensor | float = 0.0
     ) -> Tensor:
-        """Density that visit number ``visit`` stands for, with boundaries shifted outward (mm)."""
-        width = self.front_width_mm(log_width)
-        density = density_from_masks(self.distances[visit], width, self.settings, core, whole)
-        return torch.where(self.operator.domain, density, 0.0)
+        """The density alone, zero outside the domain."""
+        return torch.where(self.operator.domain, self.start(visit, log_width, core, whole).density, 0.0)
 
 
 def boundary_sd_mm(settings: CalibrationSettings, spacing_mm: tuple[float, float, float]) -> float:

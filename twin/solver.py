@@ -1,5 +1,6 @@
 """Forward solution of the growth model and of its tangents."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -158,7 +159,5 @@ def _check(
     density = initial[:, 0]
     if not bool(torch.isfinite(density).all()) or float(density.min()) < 0.0 or float(density.max()) > 1.0:
         raise TwinError("bad_initial", "The initial density must lie between 0 and 1.")
-    if any(b <= a for a, b in zip(days, days[1:], strict=False)) or any(
-        d < 0 or not math.isfinite(d) for d in days
-    ):
+    if any(b <= a for a, b in itertools.pairwise(days)) or any(d < 0 or not math.isfinite(d) for d in days):
         raise TwinError("bad_days", "days must be finite, not negative and increasing.")

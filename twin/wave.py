@@ -31,11 +31,15 @@ class WaveProfile:
 
     def density(self, position: Tensor) -> Tensor:
         """Density at ``position``; 1 or 0 beyond the table."""
+        return self.density_and_slope(position)[0]
+
+    def density_and_slope(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Density at ``position`` and its derivative."""
         table = torch.as_tensor(self.values, dtype=position.dtype, device=position.device)
         index = ((position - self.start) / _STEP).clamp(0.0, table.numel() - 1.001)
-        low = index.detach().floor()
-        left, right = table[low.long()], table[low.long() + 1]
-        return left + (index - low) * (right - left)
+        low = index.long()
+        left, rise = table[low], table.diff()[low]
+        return left + (index - low) * rise, rise / _STEP
 
     def position(self, density: float) -> float:
         """Where the wave has ``density``, within 0.001..0.999."""

@@ -11,6 +11,7 @@ respect to log diffusivity (so that the operator acts on the tangent plus the de
 proliferation, any further ones with respect to directions of the initial condition.
 """
 
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -49,8 +50,10 @@ class Stage(Protocol):
         """
 
 
-def choose(name: BackendName, device_type: str) -> Stage:
+def choose(name: BackendName, device_type: str, threads: int) -> Stage:
     """Return the backend called ``name``; ``auto`` takes numba on a CPU if it is installed.
+
+    ``threads`` is the number of threads of one numba sweep; torch has its own setting.
 
     Raises
     ------
@@ -63,5 +66,5 @@ def choose(name: BackendName, device_type: str) -> Stage:
             "no_backend", f"The numba backend needs numba and a CPU; the tensors are on {device_type}."
         )
     if name == "numba" or (name == "auto" and possible):
-        return numba_cpu.stage
+        return partial(numba_cpu.stage, threads=threads)
     return torch_reference.stage

@@ -12,29 +12,24 @@ _log = logging.getLogger("oncotwin.twin")
 _Kernel = TypeVar("_Kernel", bound=Callable[..., None])
 
 
-def _compiled(parallel: bool) -> Callable[[_Kernel], _Kernel]:
+def _compiled(python: _Kernel) -> _Kernel:
     """Decorate a kernel; its machine code is kept on disk where numba finds a writable place for it."""
     options: dict[str, Any] = {
-        "parallel": parallel,
         "nogil": True,
         "error_model": "numpy",
         "fastmath": {"contract", "reassoc", "nsz", "arcp"},
     }
-
-    def decorate(python: _Kernel) -> _Kernel:
-        kernel: _Kernel
-        try:
-            kernel = numba.njit(cache=True, **options)(python)
-        except RuntimeError:
-            # numba's answer when neither NUMBA_CACHE_DIR, the package nor the user's cache folder is writable
-            _log.info("solver kernel compiled for this process only: no writable cache folder")
-            kernel = numba.njit(cache=False, **options)(python)
-        return kernel
-
-    return decorate
+    kernel: _Kernel
+    try:
+        kernel = numba.njit(cache=True, **options)(python)
+    except RuntimeError:
+        # numba's answer when neither NUMBA_CACHE_DIR, the package nor the user's cache folder is writable
+        _log.info("solver kernel compiled for this process only: no writable cache folder")
+        kernel = numba.njit(cache=False, **options)(python)
+    return kernel
 
 
-@_compiled(parallel=False)
+@_compiled
 def row(
     out: Any,
     y0: Any,
@@ -97,7 +92,7 @@ def row(
                     out[p + k] += source[k]
 
 
-@_compiled(parallel=True)
+@_compiled
 def sweep(
     out: Any,
     y0: Any,
@@ -110,8 +105,10 @@ def sweep(
     rows: Any,
     coefficients: Any,
     fields: int,
+    begin: int,
+    end: int,
 ) -> None:
-    """All rows of all members, split over threads by member and x; field and face arrays are flat."""
+    """The rows of the planes ``begin`` to ``end``, counted over x and members; field and face arrays are flat."""
     members = coefficients.shape[0]
     planes, lines = rows.shape[0] - 2, rows.shape[1] - 2
     stride = wx.size
@@ -123,11 +120,11 @@ def sweep(
             table[b, n] = coefficients[b, n]
         table[b, 6] = math.expm1(coefficients[b, 5])
         table[b, 7] = 1
-    for n in numba.prange(members * planes):
+    layout = np.array([0, fields, stride, sx, sy], np.uintp)
+    flux = np.empty((2, sy), out.dtype)
+    for n in range(begin, end):
         b = n // planes
         i = 1 + n % planes
-        layout = np.array([0, fields, stride, sx, sy], np.uintp)
-        flux = np.empty((2, sy), out.dtype)
         for j in range(1, lines + 1):
             first = rows[i, j, 0]
             if first < rows[i, j, 1]:
