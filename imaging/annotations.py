@@ -146,6 +146,7 @@ def _regions(dataset: Dataset, annotation: Annotation) -> dict[int, str]:
                 text(segment, "SegmentLabel"), _property_code(segment), annotation.path.name
             )
             for segment in dataset.get("SegmentSequence") or []
+            if int(segment.SegmentNumber) != 0  # the background of a label map
         }
     return {
         int(roi.ROINumber): region_of(text(roi, "ROIName"), "", annotation.path.name)
