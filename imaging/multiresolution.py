@@ -12,14 +12,14 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from imaging.geometry import FloatArray, Geometry, Volume
-from imaging.mutual_information import MutualInformation
+from imaging.similarity import Measure, Similarity
 
 LinearTransform = TypeVar(
     "LinearTransform", sitk.Euler3DTransform, sitk.Similarity3DTransform, sitk.AffineTransform
 )
 
 # Voxels on which positions are compared.
-_POINTS = 20_000
+_POINTS = 8_000
 
 
 @contextmanager
@@ -112,12 +112,21 @@ class Level:
     fixed: sitk.Image
     moving: sitk.Image
     mask: sitk.Image
-    information: MutualInformation
+    similarity: Similarity
+    measure: Measure
     schedule: Schedule
     seed: int
 
     @classmethod
-    def of(cls, fixed: Volume, moving: Volume, zone: Volume, schedule: Schedule, seed: int) -> Level:
+    def of(
+        cls,
+        fixed: Volume,
+        moving: Volume,
+        zone: Volume,
+        schedule: Schedule,
+        seed: int,
+        measure: Measure = "mutual_information",
+    ) -> Level:
         """Blur and pool two images.
 
         Parameters
@@ -130,23 +139,28 @@ class Level:
             Resolution.
         seed : int
             Of the random choice of voxels.
+        measure : {"mutual_information", "correlation"}
+            What to maximise.
         """
         fixed = blurred(pooled(fixed, schedule.spacing), schedule.blur)
         moving = blurred(pooled(moving, schedule.spacing), schedule.blur)
         mask = zone.resampled(fixed.geometry).array > 0.5
-        information = MutualInformation(fixed, moving, mask, _POINTS, seed)
+        similarity = Similarity(fixed, moving, mask, measure, _POINTS, seed)
         mask_image = fixed.with_array(mask.astype(np.uint8)).to_sitk()
-        return cls(fixed.to_sitk(), moving.to_sitk(), mask_image, information, schedule, seed)
+        return cls(fixed.to_sitk(), moving.to_sitk(), mask_image, similarity, measure, schedule, seed)
 
     def value(self, transform: sitk.Transform) -> float:
-        """Mutual information at a position."""
-        return self.information(transform_matrix(transform))
+        """Likeness at a position."""
+        return self.similarity(transform_matrix(transform))
 
     def refine(self, start: LinearTransform) -> LinearTransform:
         """Climb from ``start``; ``start`` itself when that leads nowhere better."""
         found = type(start)(start)
         method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMattesMutualInformation(32)
+        if self.measure == "mutual_information":
+            method.SetMetricAsMattesMutualInformation(32)
+        else:
+            method.SetMetricAsCorrelation()
         method.SetMetricFixedMask(self.mask)
         method.SetMetricSamplingStrategy(method.RANDOM)
         # ITK takes seed 0 as the time of day.

@@ -29,8 +29,8 @@ class Mixture:
 
 
 def classify(
-    intensity: npt.NDArray[np.float32],
-    priors: npt.NDArray[np.float32],
+    intensity: FloatArray,
+    priors: FloatArray,
     region: BoolArray,
     spacing: Sequence[float],
 ) -> tuple[npt.NDArray[np.float32], Mixture]:
