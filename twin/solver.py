@@ -14,6 +14,8 @@ from twin.stepping import StepPlan, heun_stages, plan, rkl2_stages
 TANGENT_DIFFUSIVITY = 1
 TANGENT_PROLIFERATION = 2
 FIRST_INITIAL_TANGENT = 3
+NEGATIVE = 1e-7
+"""Largest negative density that is taken for rounding of a stabilised step."""
 
 
 def trajectory(
@@ -62,19 +64,18 @@ def trajectory(
     state, inner = buffers.pop(), (..., slice(1, -1), slice(1, -1), slice(1, -1))
     state[inner] = torch.where(operator.domain, initial.to(operator.dtype), 0.0)
     now = 0.0
+    fastest = float(diffusivity.max()), float(proliferation.max())
     for day in days:
         if day > now:
-            chosen = _plan(operator, diffusivity, proliferation, day - now, max_step)
+            chosen = plan(day - now, *fastest, operator.row_sum, max_step)
+            before = state.clone() if chosen.stages > 2 else None
             state = _advance(operator, diffusivity, proliferation, state, buffers, day - now, chosen)
+            if before is not None and float(state[:, 0].min()) < -NEGATIVE:
+                chosen = plan(day - now, *fastest, operator.row_sum, max_step, positive=True)
+                state.copy_(before)
+                state = _advance(operator, diffusivity, proliferation, state, buffers, day - now, chosen)
             now = day
         yield state[inner]
-
-
-def _plan(
-    operator: DiffusionOperator, diffusivity: Tensor, proliferation: Tensor, interval: float, max_step: float
-) -> StepPlan:
-    """One plan for the whole batch: that of its fastest member."""
-    return plan(interval, float(diffusivity.max()), float(proliferation.max()), operator.row_sum, max_step)
 
 
 def _advance(
@@ -89,7 +90,7 @@ def _advance(
     """Cross ``interval`` and return the buffer that holds the result; ``free`` keeps the others."""
     step = interval / chosen.steps
     scheme = heun_stages() if chosen.stages == 2 else rkl2_stages(chosen.stages)
-    idle = _coefficients((1.0, 0.0, 0.0, 0.0, 0.0), diffusivity, proliferation, 0.0, step / 2)
+    idle = _coefficients((0.0, 0.0, 0.0, 0.0), diffusivity, proliferation, 0.0, step / 2)
     table = [_coefficients(c, diffusivity, proliferation, step, 0.0) for c in scheme[:-1]]
     joined = _coefficients(scheme[-1], diffusivity, proliferation, step, step)
     closing = _coefficients(scheme[-1], diffusivity, proliferation, step, step / 2)
@@ -122,17 +123,17 @@ def _distinct(*tensors: Tensor) -> list[Tensor]:
 
 
 def _coefficients(
-    stage: tuple[float, float, float, float, float],
+    stage: tuple[float, float, float, float],
     diffusivity: Tensor,
     proliferation: Tensor,
     step: float,
     react: float,
 ) -> Tensor:
-    """Rows (c0, c1, c2, c3, c4 * D * step, rho * react) for every member, float64."""
-    rows = torch.empty((diffusivity.shape[0], 6), dtype=torch.float64, device=diffusivity.device)
-    rows[:, :4] = torch.tensor(stage[:4], dtype=torch.float64)
-    rows[:, 4] = stage[4] * step * diffusivity.to(torch.float64)
-    rows[:, 5] = react * proliferation.to(torch.float64)
+    """Rows (c1, c2, c3, c4 * D * step, rho * react) for every member, float64."""
+    rows = torch.empty((diffusivity.shape[0], 5), dtype=torch.float64, device=diffusivity.device)
+    rows[:, :3] = torch.tensor(stage[:3], dtype=torch.float64)
+    rows[:, 3] = stage[3] * step * diffusivity.to(torch.float64)
+    rows[:, 4] = react * proliferation.to(torch.float64)
     return rows
 
 

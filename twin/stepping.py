@@ -3,7 +3,8 @@
 One step is half a step of the exact logistic reaction, a full step of diffusion, and half a step of reaction again;
 the half steps of neighbouring steps are joined. Heun's method equals the average of the identity and two positive
 Euler steps, so it is positive up to the Euler limit. RKL2 (Meyer, Balsara and Aslam, J. Comput. Phys. 257, 2014)
-reaches (s^2 + s - 2) / 4 times that limit with s stages.
+reaches (s^2 + s - 2) / 4 times that limit with s stages. It keeps smooth fronts positive but not isolated spikes, so
+the solver checks, and falls back on Heun's method.
 """
 
 import math
@@ -24,7 +25,13 @@ class StepPlan:
 
 
 def plan(
-    interval: float, diffusivity: float, proliferation: float, row_sum: float, max_step: float
+    interval: float,
+    diffusivity: float,
+    proliferation: float,
+    row_sum: float,
+    max_step: float,
+    *,
+    positive: bool = False,
 ) -> StepPlan:
     """Choose the cheapest stable plan that keeps the splitting error small.
 
@@ -38,12 +45,14 @@ def plan(
         Of the operator, 1/mm2.
     max_step : float
         Upper bound of the step, days.
+    positive : bool, optional
+        Take Heun's method whatever it costs.
     """
     euler = 1.0 / max(diffusivity * row_sum, 1e-12)
     wanted = min(max_step, MAX_REACTION / max(proliferation, 1e-12))
     heun = StepPlan(_steps(interval, min(wanted, euler)), 2)
     best, cost = heun, 2 * heun.steps
-    for stages in range(3, MAX_STAGES + 1, 2):
+    for stages in range(3, 3 if positive else MAX_STAGES + 1, 2):
         reach = euler * (stages * stages + stages - 2) / 4.0
         candidate = StepPlan(_steps(interval, min(wanted, reach)), stages)
         if candidate.steps * stages < cost:
@@ -55,12 +64,12 @@ def _steps(interval: float, step: float) -> int:
     return max(1, math.ceil(interval / step - 1e-9))
 
 
-def heun_stages() -> list[tuple[float, float, float, float, float]]:
-    """Coefficients of Heun's method: y0, previous, the one before it, the first stage, and the operator."""
-    return [(0.0, 1.0, 0.0, 0.0, 1.0), (0.5, 0.5, 0.0, 0.0, 0.5)]
+def heun_stages() -> list[tuple[float, float, float, float]]:
+    """Coefficients of Heun's method: c1 to c4 of :mod:`twin.backends` for previous, the one before, first stage."""
+    return [(0.0, 0.0, 0.0, 1.0), (0.5, 0.0, 0.0, 0.5)]
 
 
-def rkl2_stages(stages: int) -> list[tuple[float, float, float, float, float]]:
+def rkl2_stages(stages: int) -> list[tuple[float, float, float, float]]:
     """Coefficients of the RKL2 recursion, in the order of :func:`heun_stages`.
 
     The operator applied to y0, which every stage needs, is recovered from the first stage.
@@ -68,10 +77,10 @@ def rkl2_stages(stages: int) -> list[tuple[float, float, float, float, float]]:
     b = [1.0 / 3.0] * 3 + [(j * j + j - 2) / (2.0 * j * (j + 1)) for j in range(3, stages + 1)]
     w1 = 4.0 / (stages * stages + stages - 2)
     first = b[1] * w1
-    table = [(0.0, 1.0, 0.0, 0.0, first)]
+    table = [(0.0, 0.0, 0.0, first)]
     for j in range(2, stages + 1):
         mu = (2 * j - 1) / j * b[j] / b[j - 1]
         nu = -(j - 1) / j * b[j] / b[j - 2]
         gamma = -(1.0 - b[j - 1]) * mu * w1 / first
-        table.append((1.0 - mu - nu - gamma, mu, nu, gamma, mu * w1))
+        table.append((mu, nu, gamma, mu * w1))
     return table

@@ -3,12 +3,14 @@
 A backend computes the *stage* from which every scheme of :mod:`twin.stepping` is made. For each member ``b`` of a
 batch, each field ``f`` and each voxel
 
-    out = c0 y0 + c1 y1 + c2 y2 + c3 y3 + c4 L(y1),        followed by the exact logistic step over ``reaction``
+    out = y0 + c1 (y1 - y0) + c2 (y2 - y0) + c3 (y3 - y0) + c4 L(y1),
 
-where ``L`` is the finite-volume operator div(w grad .) of the tissue weight, ``c4`` carries diffusivity times time and
-``reaction`` is proliferation times time. Field 0 is the density. If there are more, they are tangents: field 1 with
-respect to log diffusivity (so that the operator acts on the tangent plus the density), field 2 with respect to log
-proliferation, any further ones with respect to directions of the initial condition.
+followed by the exact logistic step over ``reaction``. ``L`` is the finite-volume operator div(w grad .) of the tissue
+weight, ``c4`` carries diffusivity times time and ``reaction`` is proliferation times time. Differences to ``y0`` keep
+mass in single precision, which coefficients that sum to one only nearly do not. Field 0 is the density. If there are
+more, they are tangents: field 1 with respect to log diffusivity (so that the operator acts on the tangent plus the
+density), field 2 with respect to log proliferation, any further ones with respect to directions of the initial
+condition.
 """
 
 from functools import partial
@@ -46,7 +48,7 @@ class Stage(Protocol):
         rows : Tensor
             int32 (X + 2, Y + 2, 2): first and one past the last voxel of the domain in every row along z.
         coefficients : Tensor
-            (B, 6): c0, c1, c2, c3, c4 and ``reaction`` of every member.
+            (B, 5): c1, c2, c3, c4 and ``reaction`` of every member.
         """
 
 

@@ -17,7 +17,8 @@ def _compiled(python: _Kernel) -> _Kernel:
     options: dict[str, Any] = {
         "nogil": True,
         "error_model": "numpy",
-        "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+        # no reassociation: differences to y0 must stay differences, or mass drifts in single precision
+        "fastmath": {"contract", "nsz", "arcp"},
     }
     kernel: _Kernel
     try:
@@ -52,7 +53,7 @@ def row(
     scratch. Loops are vectorised only because indices are unsigned (no check for negative ones), because each touches
     few arrays (LLVM gives up on more than eight overlap checks) and because ``c`` has the type of the fields.
     """
-    c0, c1, c2, c3, c4, reaction, growth, one = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
+    c1, c2, c3, c4, reaction, growth, one = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
     length, fields, stride, sx, sy = layout[0], layout[1], layout[2], layout[3], layout[4]
     sz = np.uintp(1)
     for f in range(fields):
@@ -73,7 +74,8 @@ def row(
                 net[k] += flux[0, k]
         for k in range(length):
             n = p + k
-            out[n] = c0 * y0[n] + c1 * y1[n] + c2 * y2[n] + c3 * y3[n] + c4 * net[k]
+            u = y0[n]
+            out[n] = u + c1 * (y1[n] - u) + c2 * (y2[n] - u) + c3 * (y3[n] - u) + c4 * net[k]
     if reaction != 0:
         slope, source = flux[0], flux[1]
         for k in range(length):
@@ -114,12 +116,12 @@ def sweep(
     stride = wx.size
     sx = stride // rows.shape[0]
     sy = sx // rows.shape[1]
-    table = np.empty((members, 8), out.dtype)
+    table = np.empty((members, 7), out.dtype)
     for b in range(members):
-        for n in range(6):
+        for n in range(5):
             table[b, n] = coefficients[b, n]
-        table[b, 6] = math.expm1(coefficients[b, 5])
-        table[b, 7] = 1
+        table[b, 5] = math.expm1(coefficients[b, 4])
+        table[b, 6] = 1
     layout = np.array([0, fields, stride, sx, sy], np.uintp)
     flux = np.empty((2, sy), out.dtype)
     for n in range(begin, end):

@@ -18,15 +18,17 @@ def stage(
 ) -> None:
     """Compute one stage; see :class:`twin.backends.Stage`. ``rows`` is not needed here."""
     del rows
-    c0, c1, c2, c3, c4, reaction = (c.view(-1, 1, 1, 1, 1) for c in coefficients.to(out.dtype).unbind(1))
+    c1, c2, c3, c4, reaction = (c.view(-1, 1, 1, 1, 1) for c in coefficients.to(out.dtype).unbind(1))
     tangents = out.shape[1] > 1
     moved = y1
     if tangents:
         moved = y1.clone()
         moved[:, 1] += y1[:, 0]
     inner = (..., *_INNER)
-    new = c0 * y0[inner] + c1 * y1[inner] + c2 * y2[inner] + c3 * y3[inner] + c4 * divergence(moved, faces)
-    if bool((coefficients[:, 5] != 0).any()):
+    base = y0[inner]
+    new = base + c1 * (y1[inner] - base) + c2 * (y2[inner] - base) + c3 * (y3[inner] - base)
+    new += c4 * divergence(moved, faces)
+    if bool((coefficients[:, 4] != 0).any()):
         growth = torch.expm1(reaction)
         shrink = 1.0 / (1.0 + new[:, :1] * growth)
         density = new[:, :1] * (growth + 1.0) * shrink
