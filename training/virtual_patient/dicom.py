@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
@@ -22,6 +26,9 @@ SCANNING = {
     "tse": ("SE", ["SK", "SP"], "*tse2d1_15"),
     "tirm": (["SE", "IR"], ["SK", "SP", "MP"], "*tir2d1rs16"),
 }
+
+# Attributes that differ between the images of a series, in the order of their tags.
+BY_IMAGE = (0x00080018, 0x00200013, 0x00200032, 0x00201041, 0x7FE00010)
 
 
 def uid(*words: object) -> str:
@@ -112,8 +119,9 @@ def write_series(
     if abs(float(row @ column)) > 1e-4:
         raise ValueError("the in-plane axes are not at right angles; DICOM cannot hold this image")
     series_uid = uid(study.study_instance_uid, "series", series.number)
-    image = _series_dataset(study, series, encoding, series_uid)
-    _set_plane(image, geometry, series)
+    common = _series_dataset(study, series, encoding, series_uid)
+    _set_plane(common, geometry, series)
+    template = _FileTemplate.of(common)
     folder.mkdir(parents=True, exist_ok=True)
     normal = np.cross(row, column)
     count = geometry.shape[2]
@@ -121,21 +129,56 @@ def write_series(
         k = count - 1 - step if series.reversed_order else step
         number = series.first_instance + step
         position = geometry.to_patient((0, 0, k))
+        image = Dataset()
         image.SOPInstanceUID = uid(series_uid, number)
-        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
         image.InstanceNumber = number
         image.ImagePositionPatient = [format_number_as_ds(float(x)) for x in position]
         image.SliceLocation = f"{float(normal @ position):.4f}"
         image.PixelData = np.ascontiguousarray(pixels[:, :, k].T).astype("<u2", copy=False).tobytes()
-        image.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+        image["PixelData"].VR = "OW"
+        (folder / f"{number:04d}.dcm").write_bytes(template.filled(image))
     return series_uid
+
+
+@dataclass(frozen=True)
+class _FileTemplate:
+    """Encoded attributes that all images of a series share: encoding them once makes writing several times faster.
+
+    ``parts[tag]`` holds the shared attributes that come before ``tag``, for each tag that differs by image.
+    """
+
+    parts: Mapping[int, bytes]
+
+    @classmethod
+    def of(cls, common: Dataset) -> _FileTemplate:
+        encodings = convert_encodings(common.SpecificCharacterSet)
+        parts, start = {}, 0
+        for tag in BY_IMAGE:
+            parts[tag] = _encoded(common[start:tag], encodings)
+            start = tag
+        return cls(parts)
+
+    def filled(self, image: Dataset) -> bytes:
+        """A whole file: preamble, file meta information (PS3.10 7.1) and data set."""
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        head = DicomBytesIO()
+        write_file_meta_info(head, meta, enforce_standard=True)
+        body = (self.parts[tag] + _encoded(image[tag : tag + 1], None) for tag in BY_IMAGE)
+        return b"".join((bytes(128), b"DICM", head.getvalue(), *body))
+
+
+def _encoded(dataset: Dataset, encodings: list[str] | None) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset, encodings or "iso8859")
+    return buffer.getvalue()
 
 
 def _series_dataset(study: StudyHeader, series: SeriesHeader, encoding: Encoding, series_uid: str) -> Dataset:
     identity, ds = study.identity, Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
     ds.SpecificCharacterSet = identity.character_set
     ds.ImageType = list(series.image_type)
     ds.SOPClassUID = MRImageStorage
