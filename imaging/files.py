@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from imaging.errors import ImagingError, Reason
 
 # What pydicom raises, depending on where a damaged file was cut.
 _PARSE_ERRORS = (
-    InvalidDicomError, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError,
+    InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError,
     NotImplementedError, OverflowError, struct.error, zlib.error,
 )  # fmt: skip
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -167,6 +169,8 @@ def _unreadable(name: str, error: OSError) -> ImagingError:
 
 
 def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
+    if path.exists() and not path.is_file():
+        return IgnoredFile(name, "not a regular file")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -180,13 +184,20 @@ def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
         return IgnoredFile(name, "not a DICOM file")
     with tolerant_dicom():
         dataset = _parse(content, force=not has_magic)
-        if dataset is None or not dataset:
-            return _broken(name, content)
+        if dataset is None or not dataset or not _has_whole_values(dataset):
+            return _broken(name, content) if has_magic else IgnoredFile(name, "not a DICOM file")
+        unreadable = _decode([dataset.file_meta, dataset])
+        if unreadable:
+            return BrokenFile(
+                name,
+                f"{name} is damaged: its {unreadable} cannot be read; copy it again or take it out of the folder.",
+                "" if unreadable == "SeriesInstanceUID" else text(dataset, "SeriesInstanceUID"),
+            )
         if text(dataset.file_meta, "MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
             return IgnoredFile(name, "DICOMDIR, a directory of other files")
         if not has_magic and not (text(dataset, "SOPClassUID") and text(dataset, "SeriesInstanceUID")):
             return IgnoredFile(name, "not a DICOM file")
-        if not _is_complete(dataset):
+        if not _has_all_pixels(dataset):
             return _broken(name, content)
         for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
             if not text(dataset, keyword):
@@ -214,15 +225,40 @@ def _parse(content: bytes, *, force: bool = False, pixels: bool = True) -> FileD
         return None
 
 
-def _is_complete(dataset: Dataset) -> bool:
-    """Whether no value is shorter than its stated length and an image has all of its pixels."""
-    for element in dataset.values():
-        if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
-            continue
-        if len(element.value or b"") != element.length:
-            return False
+def _has_whole_values(dataset: Dataset) -> bool:
+    """Whether no value is shorter than its stated length."""
+    return all(
+        len(element.value or b"") == element.length
+        for element in dataset.values()
+        if isinstance(element, RawDataElement) and element.length != _UNDEFINED_LENGTH
+    )
+
+
+def _decode(datasets: Sequence[Dataset]) -> str:
+    """Decode every value once; returns the keyword of one that cannot be, unreadable private ones go.
+
+    pydicom decodes at first access. Doing it here, where its warnings are silent, keeps damaged values from
+    surfacing later as errors of another kind.
+    """
+    for dataset in datasets:
+        for tag in list(dataset.keys()):
+            try:
+                element = dataset[tag]
+                nested = _decode(list(element.value or [])) if element.VR == "SQ" else ""
+            except _PARSE_ERRORS:
+                if tag.is_private:
+                    del dataset[tag]
+                    continue
+                nested = keyword_for_tag(tag) or str(tag)
+            if nested:
+                return nested
+    return ""
+
+
+def _has_all_pixels(dataset: Dataset) -> bool:
+    """Whether an image has as many pixels as its header states."""
     if "Rows" not in dataset or dataset.get("NumberOfFrames") == 0:
-        return True
+        return "Image Storage" not in UID(text(dataset, "SOPClassUID")).name
     if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
         return False
     syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
@@ -232,9 +268,13 @@ def _is_complete(dataset: Dataset) -> bool:
 
 
 def _native_length(dataset: Dataset) -> int:
-    samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
-    bits = int(dataset.get("BitsAllocated") or 0)
-    return (int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0) * samples * bits + 7) // 8
+    """Bytes of uncompressed pixel data; 0 when the header does not tell, which others refuse by name."""
+    try:
+        bits = math.prod(int(dataset.get(keyword) or 0) for keyword in ("Rows", "Columns", "BitsAllocated"))
+        samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        return 0
+    return (bits * samples + 7) // 8
 
 
 def _broken(name: str, content: bytes) -> BrokenFile:
@@ -248,4 +288,6 @@ def _broken(name: str, content: bytes) -> BrokenFile:
         del header[tag]
     where = "header" if lost or "Rows" not in header else "pixel data"
     sentence = f"{name} is a DICOM file cut off in its {where}; copy it again or take it out of the folder."
+    if _decode([header]):
+        return BrokenFile(name, sentence)
     return BrokenFile(name, sentence, text(header, "SeriesInstanceUID"), text(header, "StudyInstanceUID"))

@@ -66,12 +66,22 @@ def rescale(dataset: Dataset, frame: int, label: str) -> tuple[float, float]:
             Reason.UNSUPPORTED, f"{label} needs a ModalityLUTSequence, which is not supported."
         )
     macro = functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
-    slope, intercept = number(macro.get("RescaleSlope")), number(macro.get("RescaleIntercept"))
-    if slope == 0 or (slope is not None and not np.isfinite(slope)):
+    slope = _stated(macro, "RescaleSlope", 1.0, label)
+    intercept = _stated(macro, "RescaleIntercept", 0.0, label)
+    if slope == 0:
+        raise ImagingError(Reason.UNSUPPORTED, f"{label} has a RescaleSlope of 0: its values carry no image.")
+    return slope, intercept
+
+
+def _stated(dataset: Dataset, keyword: str, absent: float, label: str) -> float:
+    value = number(dataset.get(keyword))
+    if value is None and not text(dataset, keyword):
+        return absent
+    if value is None or not np.isfinite(value):
         raise ImagingError(
-            Reason.UNSUPPORTED, f"{label} has a RescaleSlope of {slope:g}: its values carry no image."
+            Reason.UNSUPPORTED, f"{label} has a {keyword} that is no number; export it again from its source."
         )
-    return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
+    return value
 
 
 def padding_mask(dataset: Dataset, pixels: AnyArray) -> AnyArray:
@@ -91,7 +101,7 @@ def _stored_value(dataset: Dataset, keyword: str) -> int | None:
         return None
     bits = int(dataset.BitsAllocated)
     # Some writers state a negative padding value as unsigned.
-    wraps = int(dataset.PixelRepresentation) == 1 and value >= 2 ** (bits - 1)
+    wraps = number(dataset.get("PixelRepresentation")) == 1 and value >= 2 ** (bits - 1)
     return int(value) - (2**bits if wraps else 0)
 
 
@@ -129,6 +139,8 @@ def check_pixels(datasets: Sequence[Dataset], label: str) -> None:
             reason = (
                 f"has BitsAllocated {text(dataset, 'BitsAllocated') or 'absent'}, which is not supported."
             )
+        elif not 0 < (number(dataset.get("BitsStored")) or 0) <= (number(dataset.get("BitsAllocated")) or 0):
+            reason = "has no BitsStored that fits BitsAllocated; export it again."
         elif number(dataset.get("HighBit")) not in (None, (number(dataset.get("BitsStored")) or 0) - 1):
             reason = "has a HighBit that does not fit BitsStored, which is not supported."
         elif "MOSAIC" in text(dataset, "ImageType").upper():

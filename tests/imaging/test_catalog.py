@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imaging.__main__ import main
 from imaging.catalog import Catalog, Visit, read_catalog, read_inventory
 from imaging.errors import ImagingError, Reason
 from imaging.reader import read_volume
+from imaging.role_selection import propose_roles
 from tests.imaging import dicom_factory as factory
 
 
@@ -308,6 +312,37 @@ class TestFiles:
         assert seen == [(n, 8) for n in range(1, 9)]
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    enhanced=st.booleans(),
+    edits=st.lists(
+        st.tuples(st.floats(0, 1), st.binary(min_size=0, max_size=4), st.integers(0, 4)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_damaged_headers_end_in_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, enhanced: bool, edits: list[tuple[float, bytes, int]]
+) -> None:
+    """Whatever bytes of a header are replaced, inserted or lost: no other error than ours, or a series read."""
+    folder = tmp_path_factory.mktemp("damaged")
+    attributes = dict(factory.CONTRASTS["t1"])
+    file = factory.write_series(folder, factory.pattern((4, 4, 3)), enhanced=enhanced, attributes=attributes)[
+        -1
+    ]
+    content = bytearray(file.read_bytes())
+    for place, inserted, removed in edits:
+        at = 132 + int(place * (len(content) - 250))
+        content[at : at + removed] = inserted
+    file.write_bytes(content)
+    for patient in read_inventory(folder).patients:
+        for visit in patient.visits:
+            propose_roles(visit)
+            for series in visit.series:
+                with suppress(ImagingError):
+                    read_volume(series)
+
+
 class TestUnusableFolders:
     def test_empty(self, tmp_path: Path) -> None:
         refuse(tmp_path, Reason.EMPTY_INPUT, tmp_path.name)
@@ -322,6 +357,17 @@ class TestUnusableFolders:
     def test_not_dicom(self, tmp_path: Path) -> None:
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8" * 500)
         refuse(tmp_path, Reason.NOT_DICOM)
+
+    def test_damaged_value_is_named(self, tmp_path: Path) -> None:
+        files = write(tmp_path, "a", factory.DATE)
+        content = files[2].read_bytes()
+        at = content.index(b"\x28\x00\x10\x00US")  # Rows
+        files[2].write_bytes(content[: at + 4] + b"FD" + content[at + 6 :])
+        (visit,) = read_catalog(tmp_path).visits
+        assert not visit.series
+        (refused,) = visit.refused
+        assert refused.reason is Reason.TRUNCATED
+        assert f"{files[2].name} is damaged: its Rows cannot be read" in refused.sentence
 
     def test_no_images(self, tmp_path: Path) -> None:
         (file,) = factory.write_series(tmp_path, enhanced=True)

@@ -202,6 +202,16 @@ def test_fault_06_enhanced_with_several_volumes_is_refused(
     refused(tmp_path, Reason.DUPLICATE_POSITION, keyword)
 
 
+def test_fault_08_array_and_affine_share_one_order(tmp_path: Path) -> None:
+    array = np.zeros((12, 10, 8), np.uint16)
+    array[7, 4, 2] = 100
+    matrix = factory.affine(spacing=(1.5, 0.5, 2.0))
+    factory.write_series(tmp_path, array, matrix)
+    volume = read(tmp_path)
+    (brightest,) = np.argwhere(volume.array == 100)
+    np.testing.assert_allclose(volume.geometry.to_patient(brightest), (matrix @ [7, 4, 2, 1])[:3], atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_fault_09_order_of_files_and_instance_numbers_does_not_matter(tmp_path: Path, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(8).tolist()
@@ -357,8 +367,10 @@ def test_colour_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, Reason.UNSUPPORTED, "RGB")
 
 
-def test_zero_slope_is_refused(tmp_path: Path) -> None:
-    factory.write_series(tmp_path, attributes={"RescaleSlope": "0", "RescaleIntercept": "0"})
+@pytest.mark.parametrize("slope", ["0", "1,5"])
+def test_useless_slope_is_refused(tmp_path: Path, slope: str) -> None:
+    for file in factory.write_series(tmp_path, attributes={"RescaleSlope": "777", "RescaleIntercept": "0"}):
+        file.write_bytes(file.read_bytes().replace(b"777 ", slope.encode().ljust(4)))
     series = only(tmp_path)
     assert isinstance(series, Series)
     with pytest.raises(ImagingError, match="RescaleSlope"):

@@ -155,7 +155,7 @@ def test_gantry_tilt_lies_where_dcm2niix_straightens_it(shared: Path, tmp_path: 
     assert np.abs(seen.array - values)[both].mean() < 1
 
 
-def test_nine_encodings_of_one_image(shared: Path) -> None:
+def test_fault_12_nine_encodings_of_one_image(shared: Path) -> None:
     files = sorted((shared / "dicom/transfer_syntaxes/In").glob("*.dcm"))
     assert len(files) == 9
     datasets = [pydicom.dcmread(file) for file in files]
