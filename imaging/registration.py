@@ -110,6 +110,23 @@ def register_rigid(fixed: Volume, moving: Volume, *, purpose: Purpose, seed: int
     ImagingError
         If the images do not agree after the registration, or overlap too little to tell.
     """
+    transform, quality = measure_rigid(fixed, moving, purpose=purpose, seed=seed)
+    _LOGGER.info(
+        "%s registration: agreement %.3f (needs %.2f), rotation %.1f degrees, shift %.1f mm",
+        purpose,
+        quality.similarity,
+        quality.threshold,
+        quality.rotation_degrees,
+        quality.translation_mm,
+    )
+    _require_success(quality, purpose)
+    return RigidRegistration(transform, quality)
+
+
+def measure_rigid(
+    fixed: Volume, moving: Volume, *, purpose: Purpose, seed: int = 0
+) -> tuple[sitk.Euler3DTransform, RegistrationQuality]:
+    """As :func:`register_rigid`, but hands back what was found even when it is not good enough."""
     fixed_work, moving_work = _prepare(fixed), _prepare(moving)
     with single_thread():
         # Points are drawn inside the mask of the fixed image: that must be the stripped one, if one is.
@@ -124,16 +141,7 @@ def register_rigid(fixed: Volume, moving: Volume, *, purpose: Purpose, seed: int
         rotation_degrees=rotation_angle(transform_matrix(transform)[:3, :3]),
         translation_mm=_displacement(transform, fixed_work.centre),
     )
-    _LOGGER.info(
-        "%s registration: agreement %.3f (needs %.2f), rotation %.1f degrees, shift %.1f mm",
-        purpose,
-        quality.similarity,
-        quality.threshold,
-        quality.rotation_degrees,
-        quality.translation_mm,
-    )
-    _require_success(quality, purpose)
-    return RigidRegistration(transform, quality)
+    return transform, quality
 
 
 def edge_agreement(fixed: Volume, moving: Volume, transform: sitk.Transform) -> float:
