@@ -72,7 +72,13 @@ def as_table(listing: dict[str, Any]) -> str:
         for visit in patient["visits"]:
             lines += ["", f"  Visit {visit['date'].replace('T', ' ')[:16]}"]
             lines += _rows(visit["series"])
-            lines += [f"    ! {sentence}" for sentence in visit["problems"].values()]
+            missing = [
+                role for role, problem in visit["problems"].items() if problem["reason"] == "missing_sequence"
+            ]
+            lines += [f"    ! no usable series for {', '.join(missing)}"] if missing else []
+            lines += [
+                f"    ! {item['sentence']}" for role, item in visit["problems"].items() if role not in missing
+            ]
             lines += [
                 f"    drawing {item['file']} ({item['kind']}, {item['created']})"
                 for item in visit["annotations"]
@@ -114,7 +120,10 @@ def _describe_visit(visit: Visit) -> dict[str, Any]:
     ]
     return {
         "date": visit.date.isoformat(),
-        "problems": {role: error.message for role, error in problems.items()},
+        "problems": {
+            role: {"reason": error.reason.value, "sentence": error.message}
+            for role, error in problems.items()
+        },
         "series": sorted(usable + refused, key=lambda item: (item["acquired"] or "", item["number"] or 0)),
         "annotations": [
             {

@@ -108,7 +108,8 @@ def select_roles(visit: Visit, *, required: frozenset[Role], rules: Sequence[Rol
     """Choose the series of a visit.
 
     Rules come first. Then description, timing and contrast agent say what each series shows. Among several of one
-    kind, the one that covers the brain, is three-dimensional, has the finest voxels and the largest field wins.
+    kind, the one that covers the brain, is three-dimensional, has the finest voxels, is axial and has the largest
+    field wins.
 
     Parameters
     ----------
@@ -280,6 +281,8 @@ def _quality(candidate: _Candidate) -> tuple[float, ...]:
         float(volumetric),
         -round(coarsest, 1),
         -round(geometry.voxel_volume_mm3, 1),
+        # Thick slices are usually axial for every contrast, and equal planes lose least when they are brought together.
+        float(bool(np.argmax(np.abs(np.cross(geometry.directions[:, 0], geometry.directions[:, 1]))) == 2)),
         round(float(extent.prod()) / 1e5),
         # Scanners store the same acquisition with and without distortion and intensity correction.
         float("DIS3D" in kinds) + float(bool({"DIS2D", "DIS3D"} & set(kinds))) + float("NORM" in kinds),

@@ -44,8 +44,8 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 # Order matters: the first match names the reason.
 _OTHER_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a localiser", _words(r"locali[sz]er|localizador|loc|scout|survey|topogram|aah\w*|smartbrain|(?:3|tri) ?plane?")),
-    ("a diffusion series", _words(r"e?adc|e?dwi|dti|dki|diff\w*|trace\w*|tensor|noddi|ivim|resolve|fa map|b ?1000")),
+    ("a localiser", _words(r"lo[ck]ali[sz]\w*|loc|scout|survey|topogram|aah\w*|smartbrain|(?:3|tri) ?plane?")),
+    ("a diffusion series", _words(r"e?adc|e?dwi|dti|dki|diff?us\w*|diff|trace\w*|tensor|ivim|resolve|fa map|b ?1000")),
     ("a perfusion series", _words(r"perf\w*|dsc|dce|pwi|p?c?asl|r?cb[fv]|mtt|ttp|tmax|ktrans|dyn\w*|twist")),
     ("a susceptibility series", _words(r"swi|swan|swip|venobold|qsm|t2w? ?\*|t2 ?star|t2 ?gre|ha?emo|medic") ),
     ("a functional series", _words(r"bold|fmri|rest|resting\w*")),
@@ -58,7 +58,7 @@ _OTHER_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a steady-state series", _words(r"ciss|fiesta|true? ?fisp|trufi|b?ssfp")),
     ("a proton density series", _words(r"pd|pdw|dp|proton\w*|rho")),
     ("a STIR series", _words(r"stir")),
-    ("another inversion series", _words(r"psir|dir|double ir|fgatir|wm ?null\w*|mtr|mtc|cest|apt")),
+    ("another inversion series", _words(r"psir|dir|inv ?[12]|double ir|fgatir|wm ?null\w*|mtr|mtc|cest|apt")),
     ("an image of the spine or neck", _words(r"spine|[chlb]ws|wirbel\w*|cervical\w*|lumbar|rachis|colonna|neck")),
 )  # fmt: skip
 _OTHER_IMAGE_TYPES: tuple[tuple[str, frozenset[str]], ...] = (

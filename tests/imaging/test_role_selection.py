@@ -188,6 +188,9 @@ def test_contrast_by_description_and_timing(
         ("T1", SPGR, {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localiser"),
         ("ep2d_diff_3scan_trace_p2_ADC", T2_TSE, {}, "diffusion"),
         ("Ax DWI", T2_TSE, {}, "diffusion"),
+        ("Difusión axial", T2_TSE, {}, "diffusion"),
+        ("Lokalisator", SPGR, {}, "localiser"),
+        ("t1_mp2rage_INV2", MPRAGE, {}, "inversion"),
         ("", T2_TSE, {"diffusion_b_value": 1000.0}, "diffusion"),
         ("", T2_TSE, {"image_type": ("DERIVED", "PRIMARY", "DIFFUSION", "ADC")}, "diffusion"),
         ("ep2d_perf_p2", GRE_T2STAR, {}, "perfusion"),
@@ -345,6 +348,13 @@ class TestSelection:
         assert choose(slab, series(2, "t2", T2_TSE, spacing=(0.5, 0.5, 5.0), shape=(400, 400, 30))) == {
             "t2": 2
         }
+
+    def test_axial_goes_before_other_planes_of_the_same_resolution(self) -> None:
+        thick: dict[str, Any] = {"spacing": (0.5, 0.5, 5.0), "shape": (400, 400, 30)}
+        axial, coronal = series(1, "t2 ax", T2_TSE, **thick), series(2, "t2 cor", T2_TSE, **thick)
+        turned = np.array([[0.5, 0, 0, 0], [0, 0, 5, 0], [0, -0.5, 0, 0], [0, 0, 0, 1]])
+        coronal = replace(coronal, geometry=Geometry((400, 400, 32), turned, "1.9"))
+        assert choose(axial, coronal) == {"t2": 1}
 
     def test_corrected_goes_before_uncorrected_of_one_acquisition(self) -> None:
         raw = series(1, "t2", T2_TSE, image_type=("ORIGINAL", "PRIMARY", "M", "ND"))
