@@ -1,0 +1,157 @@
+"""The whole path: DICOM in, DICOM out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from imaging.catalog import read_catalog
+from imaging.geometry import Volume
+from imaging.labels import region_mask, volumes_ml
+from imaging.reader import read_volume
+from imaging.role_selection import select_roles
+from tests.app.conftest import Run, draw
+from training.phantom import PhantomSettings, PhantomTruth, make_phantom
+
+RunApp = Callable[..., Run]
+
+
+def result_of(run: Run) -> dict:
+    assert run.exit_code == 0, run.stderr
+    return json.loads((run.output / "result.json").read_text())
+
+
+def digest_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def two_visits(run_app: RunApp, drawn_patient: Path) -> tuple[Run, Path, str]:
+    before = digest_of(drawn_patient)
+    return run_app(drawn_patient, "--nifti"), drawn_patient, before
+
+
+def test_two_visits_drawn_by_a_clinician(
+    two_visits: tuple[Run, Path, str], phantom: PhantomTruth, run_app: RunApp, tmp_path: Path
+) -> None:
+    run, patient, before = two_visits
+    result = result_of(run)
+
+    assert result["status"] in ("ok", "not_explained")
+    assert result["status"] == "ok", result["warnings"]
+    assert [v["segmentation_source"] for v in result["visits"]] == ["dicom_seg", "dicom_seg"]
+    for visit, truth in zip(result["visits"], phantom.visits, strict=True):
+        for region in ("TC", "WT"):
+            assert visit["volumes_ml"][region] == pytest.approx(truth.volumes_ml[region], rel=0.1)
+    assert (
+        result["visits"][1]["registration"]["similarity"] > result["visits"][1]["registration"]["threshold"]
+    )
+
+    growth = phantom.settings
+    for name, true in (("diffusivity", growth.diffusivity), ("proliferation", growth.proliferation)):
+        low, high = result["parameters"][name]["interval95"]
+        assert low <= true <= high, (name, true, result["parameters"][name])
+
+    forecast = result["forecasts"][0]
+    assert forecast["horizon_days"] == 60
+    assert forecast["volume_ml"]["estimate"] > result["visits"][1]["volumes_ml"]["WT"]
+
+    assert digest_of(patient) == before, "the input was changed"
+    assert_conformant(run.output, result)
+    assert_one_patient_and_resolved_references(run.output, patient, result)
+    assert_nothing_personal_said(run, patient)
+
+    again = run_app(patient, "--nifti", output=tmp_path / "again")
+    assert digest_of(again.output) == digest_of(run.output), "the same input gave other bytes"
+
+
+def assert_conformant(output: Path, result: dict) -> None:
+    for entry in result["outputs"]:
+        path = output / entry["file"]
+        done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+        assert not errors, (entry["file"], errors)
+
+
+def assert_one_patient_and_resolved_references(output: Path, patient: Path, result: dict) -> None:
+    inputs = [pydicom.dcmread(p, stop_before_pixels=True) for p in patient.rglob("*.dcm")]
+    known = {d.SOPInstanceUID for d in inputs} | {entry["sop_instance_uid"] for entry in result["outputs"]}
+    studies = {d.StudyInstanceUID for d in inputs}
+    for entry in result["outputs"]:
+        dataset = pydicom.dcmread(output / entry["file"])
+        assert dataset.PatientID == inputs[0].PatientID
+        assert dataset.PatientName == inputs[0].PatientName
+        assert dataset.StudyInstanceUID in studies
+        assert dataset.SOPInstanceUID == entry["sop_instance_uid"]
+        for element in dataset.iterall():
+            if element.keyword == "ReferencedSOPInstanceUID":
+                assert element.value in known, entry["file"]
+
+
+def assert_nothing_personal_said(run: Run, patient: Path) -> None:
+    dataset = pydicom.dcmread(next(patient.rglob("*.dcm")), stop_before_pixels=True)
+    for word in (dataset.PatientID, dataset.PatientName.family_name, dataset.AccessionNumber):
+        assert not word or word not in run.stdout + run.stderr
+
+
+def test_tumour_gone_at_the_last_visit(run_app: RunApp, phantom: PhantomTruth, patient: Path) -> None:
+    draw(patient, phantom, tumour_at=(True, False))
+    result = result_of(run_app(patient))
+    assert result["status"] == "tumour_gone"
+    assert result["visits"][0]["volumes_ml"]["WT"] > 0
+    assert result["visits"][1]["volumes_ml"]["WT"] == 0
+    assert result["forecasts"] == []
+    assert any("no tumour" in warning for warning in result["warnings"])
+
+
+def test_no_tumour_is_a_report_not_an_error(run_app: RunApp, phantom: PhantomTruth, patient: Path) -> None:
+    draw(patient, phantom, tumour_at=(False, False))
+    run = run_app(patient)
+    result = result_of(run)
+    assert result["status"] == "no_tumour"
+    assert result["parameters"] == {} and result["forecasts"] == []
+    assert_conformant(run.output, result)
+
+
+def test_one_visit_found_by_the_network(run_app: RunApp, phantom: PhantomTruth, patient: Path) -> None:
+    for later in (patient / "visit2").rglob("*"):
+        if later.is_file():
+            later.unlink()
+    result = result_of(run := run_app(patient, "--nifti"))
+    assert result["status"] == "single_visit"
+    assert not any(p["identified"] for p in result["parameters"].values())
+    assert any("could not be identified" in warning for warning in result["warnings"])
+    assert len(result["forecasts"]) == 1
+    assert_conformant(run.output, result)
+
+    found = Volume.load_nifti(run.output / "nifti" / "visit1_labels.nii.gz")
+    series = select_roles(read_catalog(patient).visits[0], required=frozenset()).chosen["t1ce"]
+    assert found.geometry.matches(read_volume(series).geometry)
+    true = phantom.visits[0].labels.resampled(found.geometry, interpolation="nearest")
+    both = [region_mask(labels, "WT") for labels in (found.array, true.array)]
+    dice = 2 * np.sum(both[0] & both[1]) / (np.sum(both[0]) + np.sum(both[1]))
+    assert dice > 0.6
+    volumes = volumes_ml(found.array, found.geometry.voxel_volume_mm3)
+    assert volumes == pytest.approx(result["visits"][0]["volumes_ml"])
+
+
+def test_a_follow_up_of_another_head_stops_the_run(run_app: RunApp, patient: Path, tmp_path: Path) -> None:
+    stranger = make_phantom(
+        tmp_path / "stranger", PhantomSettings(preset="small", visit_days=(0, 60), seed=7, anatomy_seed=99)
+    )
+    (patient / "visit2").rename(tmp_path / "unused")
+    (stranger.dicom_folder / "visit2").rename(patient / "visit2")
+    run = run_app(patient)
+    assert run.exit_code == 4
+    assert "[registration_failed]" in run.stderr
+    assert not run.output.exists()
