@@ -13,7 +13,7 @@ from twin.inputs import TumourObservation
 from twin.likelihood import Target, grow, shifted
 from twin.observation import soft_mask
 from twin.results import Vector, VisitFit
-from twin.scene import FIRST_SHIFT, LOG_WIDTH, Scene, boundary_sd_mm
+from twin.scene import FIRST_SHIFT, Scene, boundary_sd_mm, starting_width
 
 _SHRINK_SD = 2.0
 _MISFIT_SD = 4.0
@@ -105,7 +105,7 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], position: Vector)
 def _worse_than_persistence(scene: Scene, known: Sequence[Target], position: Vector) -> str:
     densities = grow(scene, position, tangents=False)
     nothing = np.zeros_like(position)
-    start = scene.density(0, position[LOG_WIDTH], position[FIRST_SHIFT], position[FIRST_SHIFT + 1])
+    start = scene.density(0, starting_width(position), position[FIRST_SHIFT], position[FIRST_SHIFT + 1])
     model, persistence = 0.0, 0.0
     for target in known:
         seen = shifted(target, nothing)

@@ -15,7 +15,16 @@ from twin.least_squares import Minimum, minimise
 from twin.likelihood import Target, cost, grow, linearise, reweighted, targets
 from twin.priors import LogNormal, Priors
 from twin.results import Calibration, ParameterEstimate, Posterior, SkillCheck, Vector
-from twin.scene import LOG_VELOCITY, LOG_WIDTH, Scene, Tissue, boundary_sd_mm, physical, prior_position
+from twin.scene import (
+    LOG_VELOCITY,
+    LOG_WIDTH,
+    Scene,
+    Tissue,
+    boundary_sd_mm,
+    physical,
+    prior_position,
+    starting_width,
+)
 from twin.settings import CalibrationSettings
 
 Progress = Callable[[str, float], None]
@@ -87,7 +96,7 @@ def calibrate(
     acceptable, verdict = judge(scene, visits, known, minimum.position)
     if not minimum.converged:
         warnings = (*warnings, f"Calibration stopped after {iterations} steps before it had settled.")
-    posterior = Posterior(minimum.position, np.linalg.inv(minimum.at.hessian)) if acceptable else unknown
+    posterior = _posterior(minimum, scene, unknown) if acceptable else unknown
     calibration = Calibration(
         parameters=_estimates(posterior, priors, acceptable),
         acceptable=acceptable,
@@ -122,7 +131,7 @@ def _fit(
     position, iterations = unknown.mean.copy(), 0
     for attempt, margin in enumerate(_MARGINS_MM):
         scene = Scene.build(prepared, visits, margin, settings)
-        known = targets(scene, position[LOG_WIDTH])
+        known = targets(scene, starting_width(position))
         if attempt == 0 and settings.multi_start:
             starts = [position + shift * np.eye(position.size)[LOG_VELOCITY] for shift in _STARTS]
             costs = [cost(scene, known, unknown.mean, precision, start) for start in starts]
@@ -143,6 +152,22 @@ def _fit(
         if leak(last[0], scene.box, prepared.limit) < _LEAK:
             break
     return scene, known, minimum, iterations
+
+
+def _posterior(minimum: Minimum, scene: Scene, unknown: Posterior) -> Posterior:
+    """Laplace posterior widened by what no scan corrects; nothing becomes wider than the prior.
+
+    Model discrepancy, the grid's error of the front speed (3.5 % times voxel over front width squared) and, where the
+    first visit shows no core, the unknown density inside it.
+    """
+    covariance, settings = np.linalg.inv(minimum.at.hessian), scene.settings
+    grid = 0.035 * (max(scene.tissue.spacing_mm) / math.exp(minimum.position[LOG_WIDTH])) ** 2
+    hidden = settings.coreless_discrepancy if scene.distances[0].core is None else 0.0
+    floors = ((LOG_VELOCITY, settings.velocity_discrepancy), (LOG_WIDTH, settings.width_discrepancy))
+    for index, discrepancy in floors:
+        room = max(unknown.covariance[index, index] - covariance[index, index], 0.0)
+        covariance[index, index] += min(discrepancy**2 + grid**2 + hidden**2, room)
+    return Posterior(minimum.position, covariance)
 
 
 def _estimates(posterior: Posterior, priors: Priors, acceptable: bool) -> tuple[ParameterEstimate, ...]:

@@ -11,7 +11,16 @@ from twin.correlation import effective_samples, informative_band, sum_squares
 from twin.least_squares import Linearisation
 from twin.observation import soft_mask
 from twin.results import Vector
-from twin.scene import FIRST_SHIFT, LOG_VELOCITY, LOG_WIDTH, Scene, boundary_sd_mm, physical
+from twin.scene import (
+    FIRST_SHIFT,
+    LOG_TAIL,
+    LOG_VELOCITY,
+    LOG_WIDTH,
+    Scene,
+    boundary_sd_mm,
+    physical,
+    starting_width,
+)
 from twin.solver import FIRST_INITIAL_TANGENT, TANGENT_DIFFUSIVITY, TANGENT_PROLIFERATION, trajectory
 
 _LEAST_NOISE_MM = 0.3
@@ -82,7 +91,7 @@ def _weighted(scene: Scene, target: Target, model: Tensor, residual: Tensor) -> 
 
 def reweighted(scene: Scene, known: Sequence[Target], position: Vector) -> tuple[Target, ...]:
     """The targets again, built with the front width at ``position`` and weighed by the residuals left there."""
-    fresh = targets(scene, position[LOG_WIDTH])
+    fresh = targets(scene, starting_width(position))
     densities = grow(scene, position, tangents=False)
     made = []
     for target, _ in zip(fresh, known, strict=True):
@@ -101,15 +110,17 @@ def shifted(target: Target, position: Vector) -> Tensor:
 def grow(scene: Scene, position: Vector, *, tangents: bool) -> list[Tensor]:
     """Fields at every visit for one position, (F, X, Y, Z) each.
 
-    With tangents the fields are the density and its derivatives with respect to log D, log rho and the shifts of core
-    and whole boundary at the first visit.
+    With tangents the fields are the density and its derivatives with respect to log D, log rho, the log tail factor and
+    the shifts of core and whole boundary at the first visit.
     """
     diffusivity, proliferation = physical(position)
-    start = scene.start(0, *(float(position[n]) for n in (LOG_WIDTH, FIRST_SHIFT, FIRST_SHIFT + 1)))
+    shifts = (float(position[FIRST_SHIFT]), float(position[FIRST_SHIFT + 1]))
+    start = scene.start(0, starting_width(position), *shifts)
     fields = [start.density]
     if tangents:
         # log width = (log D - log rho) / 2
-        fields += [start.by_log_width / 2, -start.by_log_width / 2, start.by_core, start.by_whole]
+        by_width = start.by_log_width
+        fields += [by_width / 2, -by_width / 2, by_width, start.by_core, start.by_whole]
     days = [distance.day - scene.distances[0].day for distance in scene.distances]
     parameters = (torch.tensor([diffusivity]), torch.tensor([proliferation]))
     initial = torch.stack(fields)[None].to(scene.operator.dtype)
@@ -133,7 +144,7 @@ def linearise(
         columns += [slope * field for field in fields[FIRST_INITIAL_TANGENT:]]
         columns += [-target.shifts[0], -target.shifts[1]]
         first = FIRST_SHIFT + 2 * target.visit
-        where = np.array([LOG_VELOCITY, LOG_WIDTH, FIRST_SHIFT, FIRST_SHIFT + 1, first, first + 1])
+        where = np.array([LOG_VELOCITY, LOG_WIDTH, LOG_TAIL, FIRST_SHIFT, FIRST_SHIFT + 1, first, first + 1])
         jacobian = torch.stack([column.reshape(-1) for column in columns]).double()
         residual = (model - shifted(target, position)).reshape(-1).double()
         cost += 0.5 * target.weight * float(residual @ residual)

@@ -23,7 +23,16 @@ from twin.results import (
     Vector,
     VolumeEstimate,
 )
-from twin.scene import FIRST_SHIFT, LOG_VELOCITY, LOG_WIDTH, Scene, Tissue, boundary_sd_mm, physical
+from twin.scene import (
+    FIRST_SHIFT,
+    LOG_VELOCITY,
+    LOG_WIDTH,
+    Scene,
+    Tissue,
+    boundary_sd_mm,
+    physical,
+    starting_width,
+)
 from twin.settings import CalibrationSettings
 from twin.solver import trajectory
 
@@ -197,7 +206,7 @@ def _grow(
     settings, tissue = scene.settings, scene.tissue
     box = Box.around(last.whole, _reach_mm(draw, days[-1]), tissue.spacing_mm, tissue.limit)
     core, whole = draw.position[-2], draw.position[-1]
-    start = scene.density(0, draw.position[LOG_WIDTH], core + jitter, whole + jitter)
+    start = scene.density(0, starting_width(draw.position), core + jitter, whole + jitter)
     part = box.within(scene.box)
     diffusivity, proliferation = (torch.tensor([value]) for value in draw.parameters)
     states = trajectory(scene.operator.crop(part), diffusivity, proliferation, start[part][None, None], days)
@@ -291,7 +300,7 @@ def _past(
     for number, draw in enumerate(chosen):
         position = draw.position
         diffusivity, proliferation = (torch.tensor([value]) for value in physical(position))
-        start = scene.density(0, position[LOG_WIDTH], position[FIRST_SHIFT], position[FIRST_SHIFT + 1])
+        start = scene.density(0, starting_width(position), position[FIRST_SHIFT], position[FIRST_SHIFT + 1])
         states = trajectory(scene.operator, diffusivity, proliferation, start[None, None], days)
         for index, state in enumerate(states):
             for mask, threshold in enumerate((settings.core_threshold, settings.whole_threshold)):

@@ -81,7 +81,9 @@ class SkillCheck:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Gaussian over (log front velocity, log front width, then boundary shifts in mm).
+    """Gaussian over (log front velocity, log front width, log tail factor, then boundary shifts in mm).
+
+    The tail factor is that of the front width which masks are given, over that of a steady wave.
 
     The shifts are two a visit, core and whole tumour, in the order of the visits: how far the true boundary lies
     outside the segmented one.

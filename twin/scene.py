@@ -16,7 +16,9 @@ from twin.priors import Priors
 from twin.results import Vector
 from twin.settings import CalibrationSettings
 
-LOG_VELOCITY, LOG_WIDTH, FIRST_SHIFT = 0, 1, 2
+LOG_VELOCITY, LOG_WIDTH, LOG_TAIL, FIRST_SHIFT = 0, 1, 2, 3
+TAIL_SIGMA_LOG = 0.3
+"""How far the front width that masks are given may differ from that of a steady wave, log standard deviation."""
 _BAND_MM = 6.0
 MAX_DIFFUSIVITY, MAX_PROLIFERATION = 20.0, 1.0
 """Hard limits of what is ever simulated, mm2/day and 1/day."""
@@ -112,6 +114,11 @@ def boundary_sd_mm(settings: CalibrationSettings, spacing_mm: tuple[float, float
     return max(settings.boundary_sd_mm, 0.5 * max(spacing_mm))
 
 
+def starting_width(position: Vector) -> float:
+    """Log front width of the densities that stand for masks."""
+    return float(position[LOG_WIDTH] + position[LOG_TAIL])
+
+
 def physical(position: Vector) -> tuple[float, float]:
     """Diffusivity (mm2/day) and proliferation (1/day) at a position in (log velocity, log width)."""
     velocity, width = math.exp(position[LOG_VELOCITY]), math.exp(position[LOG_WIDTH])
@@ -119,7 +126,7 @@ def physical(position: Vector) -> tuple[float, float]:
 
 
 def prior_position(priors: Priors, visits: int, shift_sd_mm: float) -> tuple[Vector, Vector]:
-    """Mean and covariance of the prior over (log velocity, log width, boundary shifts).
+    """Mean and covariance of the prior over (log velocity, log width, log tail factor, boundary shifts).
 
     With velocity 2 sqrt(D rho) and width sqrt(D / rho), both logarithms are linear in log D and log rho.
     """
@@ -129,5 +136,6 @@ def prior_position(priors: Priors, visits: int, shift_sd_mm: float) -> tuple[Vec
     mean[LOG_WIDTH] = (log_d.mean_log - log_rho.mean_log) / 2
     mixing = np.array([[0.5, 0.5], [0.5, -0.5]])
     covariance = np.eye(mean.size) * shift_sd_mm**2
+    covariance[LOG_TAIL, LOG_TAIL] = TAIL_SIGMA_LOG**2
     covariance[:2, :2] = mixing @ np.diag([log_d.sigma_log**2, log_rho.sigma_log**2]) @ mixing.T
     return mean, covariance

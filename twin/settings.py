@@ -25,6 +25,11 @@ class CalibrationSettings:
         never taken below half a voxel. The same figure is the local, correlated jitter of a starting boundary.
     boundary_correlation_mm : float
         Shortest correlation length of boundary errors, mm; a longer one seen in the residuals is used instead.
+    velocity_discrepancy, width_discrepancy : float
+        Log standard deviations by which a real (or another model's) front velocity and width differ from those that
+        fit best, however many voxels agree.
+    coreless_discrepancy : float
+        The same for both when the first visit shows no core, which leaves the density inside unknown.
     growth_discrepancy : float
         Log standard deviation of a change of pace between the calibrated past and the forecast.
     samples : int
@@ -51,6 +56,9 @@ class CalibrationSettings:
     gray_matter_ratio: float = 10.0
     boundary_sd_mm: float = 0.7
     boundary_correlation_mm: float = 6.0
+    velocity_discrepancy: float = 0.07
+    width_discrepancy: float = 0.25
+    coreless_discrepancy: float = 0.35
     growth_discrepancy: float = 0.1
     samples: int = 64
     initial_ensemble: int = 8
@@ -74,8 +82,14 @@ class CalibrationSettings:
             raise TwinError(
                 "bad_settings", f"gray_matter_ratio must be at least 1, not {self.gray_matter_ratio:g}."
             )
-        if self.growth_discrepancy < 0.0:
-            raise TwinError("bad_settings", "growth_discrepancy must not be negative.")
+        for name in (
+            "velocity_discrepancy",
+            "width_discrepancy",
+            "coreless_discrepancy",
+            "growth_discrepancy",
+        ):
+            if getattr(self, name) < 0.0:
+                raise TwinError("bad_settings", f"{name} must not be negative, not {getattr(self, name)}.")
         for name, least in (("samples", 8), ("initial_ensemble", 1), ("max_iterations", 1)):
             if getattr(self, name) < least:
                 raise TwinError(

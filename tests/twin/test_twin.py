@@ -77,7 +77,8 @@ def test_forecast_holds_the_truth_and_keeps_its_promises(maps, densities, calibr
     assert horizon.day == 150.0
     assert bool((horizon.probability_core <= horizon.probability_whole).all())
     assert 0 <= float(horizon.density_mean.min()) and float(horizon.density_mean.max()) <= 1
-    assert not bool(horizon.density_mean[~maps.domain].any())
+    tissue = maps.domain | visits[0].whole | visits[1].whole
+    assert not bool(horizon.density_mean[~tissue].any())
     curve = predicted.curve
     assert bool((np.diff(curve.days) > 0).all()) and curve.days[0] == 0.0 and curve.days[-1] == 150.0
     assert bool(

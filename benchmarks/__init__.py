@@ -1,0 +1,1 @@
+"""Measurements of the product against plain baselines, all in one run."""
