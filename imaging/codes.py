@@ -90,13 +90,14 @@ UNITS: dict[str, Code] = {
     "mm/d": Code("mm/d", "UCUM", "millimeter per day"),
     "mm2/d": Code("mm2/d", "UCUM", "square millimeter per day"),
     "/Gy": Code("/Gy", "UCUM", "per gray"),
-    "Gy": Code("Gy", "UCUM", "gray"),
+    "Gy": Code("Gy", "UCUM", "Gy"),
 }
 
 # Growth parameters, by the name they have in ``ParameterReport``.
 PARAMETERS: dict[str, Code] = {
     "diffusivity": _private("OT1301", "Tumor cell diffusivity"),
     "proliferation": _private("OT1302", "Tumor cell proliferation rate"),
+    "front_velocity": _private("OT1313", "Tumor front velocity"),
     "diffusivity_white": _private("OT1303", "Tumor cell diffusivity in white matter"),
     "diffusivity_grey": _private("OT1304", "Tumor cell diffusivity in grey matter"),
     "diffusivity_ratio": _private("OT1305", "White to grey matter diffusivity ratio"),
@@ -176,10 +177,12 @@ def private_codes() -> list[Code]:
 
 def private_scheme() -> CodingSchemeIdentificationItem:
     """Item of the Coding Scheme Identification Sequence (PS3.3 C.12.1) that says whose the private codes are."""
-    return CodingSchemeIdentificationItem(
+    item = CodingSchemeIdentificationItem(
         designator=PRIVATE_SCHEME,
         name="OncoTwin private codes",
         version=PRIVATE_SCHEME_VERSION,
-        uid=PRIVATE_SCHEME_UID,
         responsible_organization="OncoTwin",
     )
+    # highdicom writes the UID of registered schemes only; the standard wants it of every scheme that has one.
+    item.CodingSchemeUID = PRIVATE_SCHEME_UID
+    return item

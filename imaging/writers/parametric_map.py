@@ -128,6 +128,7 @@ def write_density_map(
     mapping = shared.RealWorldValueMappingSequence[0]
     mapping.QuantityDefinitionSequence.append(hd.sr.CodeContentItem(name=DERIVATION, value=derivation))
     _refer_to(dataset, reference)
+    _sort_frames(dataset)
     return finish(
         path, dataset, reference=reference, identity=identity, role=role, software=software, model=model
     )
@@ -161,6 +162,25 @@ def _place(header: Dataset, geometry: Geometry) -> None:
     header.PixelSpacing = [format_number_as_ds(geometry.spacing[1]), format_number_as_ds(geometry.spacing[0])]
     header.SliceThickness = format_number_as_ds(geometry.spacing[2])
     header.Rows, header.Columns = geometry.shape[1], geometry.shape[0]
+
+
+def _sort_frames(dataset: Dataset) -> None:
+    """Put the frames in the order of their positions along row × column.
+
+    highdicom sorts them the other way round. That is as valid, but dcmqi's ``paramap2itkimage`` (and with it 3D
+    Slicer) takes the frames as they come and shows such a map upside down without a word.
+    """
+    cosines = np.array(
+        dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient, float
+    )
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    positions = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
+    order = np.argsort(positions @ np.cross(cosines[:3], cosines[3:]), kind="stable")
+    pixels = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(len(frames), -1)
+    dataset.FloatPixelData = pixels[order].tobytes()
+    dataset.PerFrameFunctionalGroupsSequence = [frames[index] for index in order]
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
+        frame.FrameContentSequence[0].DimensionIndexValues = number
 
 
 def _refer_to(dataset: Dataset, reference: Dataset) -> None:

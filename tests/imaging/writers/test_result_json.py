@@ -1,0 +1,99 @@
+"""``result.json`` keeps the promise of its schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from imaging.report_content import Status
+from imaging.writers.result_json import result_document, result_schema, write_result
+from tests.imaging.writers import patients
+from tests.imaging.writers.patients import OutputSet, Sources
+
+
+@pytest.fixture
+def document(output_set: OutputSet) -> dict:
+    folder = output_set.report.path.parent
+    return result_document(output_set.content, patient_id="P-001", outputs=output_set.written, folder=folder)
+
+
+def test_the_document_says_what_the_report_says(
+    document: dict, output_set: OutputSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "result.json"
+    write_result(path, document)
+    read = json.loads(path.read_text("utf-8"))
+    content = output_set.content
+    assert read["status"] == "ok"
+    assert read["patient"] == {"id": "P-001"}
+    assert [visit["date"] for visit in read["visits"]] == ["2024-03-01T09:30:15", "2024-05-01T09:30:15"]
+    assert [visit["volumes_ml"] for visit in read["visits"]] == [dict(v.volumes_ml) for v in content.visits]
+    assert read["visits"][0]["registration"] is None
+    assert read["visits"][1]["registration"]["similarity"] == 0.81
+    assert read["parameters"]["diffusivity"] == {
+        "unit": "mm2/d",
+        "estimate": 0.1,
+        "interval95": [0.05, 0.2],
+        "prior": {"median": 0.13, "sigma_log": 0.9},
+        "contraction": 0.4,
+        "identified": True,
+    }
+    assert read["forecasts"][0] == {
+        "day": 91.0,
+        "horizon_days": 30.0,
+        "volume_ml": {"estimate": 8.0, "interval95": [6.0, 13.0]},
+        "core_volume_ml": {"estimate": 3.0, "interval95": [2.0, 5.5]},
+    }
+    assert read["warnings"] == list(content.warnings)
+    assert [item["sop_instance_uid"] for item in read["outputs"]] == [
+        item.sop_instance_uid for item in output_set.written
+    ]
+    assert all((output_set.report.path.parent / item["file"]).is_file() for item in read["outputs"])
+
+
+def test_no_tumour_is_a_valid_document(sources: Sources, tmp_path: Path) -> None:
+    visit = patients.visit(sources, patients.empty(sources.geometry), uncertainty=None)
+    content = patients.report(Status.NO_TUMOUR, [visit])
+    document = result_document(content, patient_id="P-001", outputs=[], folder=tmp_path)
+    write_result(tmp_path / "result.json", document)
+    assert document["parameters"] == {}
+    assert document["forecasts"] == []
+    assert document["calibration"] is None
+
+
+def test_numbers_of_numpy_are_numbers(sources: Sources, tmp_path: Path) -> None:
+    visit = patients.visit(sources, patients.tumour(sources.geometry), uncertainty=np.float32(0.5))
+    content = patients.report(Status.SINGLE_VISIT, [replace(visit, day=np.float64(0))])
+    document = result_document(content, patient_id="P-001", outputs=[], folder=tmp_path)
+    write_result(tmp_path / "result.json", document)
+
+
+@pytest.mark.parametrize(
+    "path", [("status",), ("visits", 0, "volumes_ml", "TC"), ("parameters", "diffusivity", "identified")]
+)
+def test_a_document_that_lacks_something_is_not_written(path: tuple, document: dict, tmp_path: Path) -> None:
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    with pytest.raises(jsonschema.ValidationError):
+        write_result(tmp_path / "result.json", document)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_not_a_number_is_not_written(document: dict, tmp_path: Path) -> None:
+    document["visits"][0]["volumes_ml"]["TC"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        write_result(tmp_path / "result.json", document)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_the_schema_is_a_schema_and_the_documented_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(result_schema())
+    documented = Path(__file__).parents[3] / "docs" / "result.schema.json"
+    assert json.loads(documented.read_text("utf-8")) == result_schema()
