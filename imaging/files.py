@@ -45,7 +45,7 @@ class DicomFile:
     name : str
         Its path relative to the folder read.
     header : pydicom.Dataset
-        All attributes except pixel data.
+        All attributes except private ones and pixel data.
     sha256 : str
         Digest of the whole file.
     """
@@ -235,20 +235,20 @@ def _has_whole_values(dataset: Dataset) -> bool:
 
 
 def _decode(datasets: Sequence[Dataset]) -> str:
-    """Decode every value once; returns the keyword of one that cannot be, unreadable private ones go.
+    """Decode every public value once, drop private ones; returns the keyword of a value that cannot be decoded.
 
     pydicom decodes at first access. Doing it here, where its warnings are silent, keeps damaged values from
     surfacing later as errors of another kind.
     """
     for dataset in datasets:
         for tag in list(dataset.keys()):
+            if tag.is_private:
+                del dataset[tag]
+                continue
             try:
                 element = dataset[tag]
                 nested = _decode(list(element.value or [])) if element.VR == "SQ" else ""
             except _PARSE_ERRORS:
-                if tag.is_private:
-                    del dataset[tag]
-                    continue
                 nested = keyword_for_tag(tag) or str(tag)
             if nested:
                 return nested

@@ -44,7 +44,7 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 # Order matters: the first match names the reason.
 _OTHER_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a localiser", _words(r"lo[ck]ali[sz]\w*|loc|scout|survey|topogram|aah\w*|smartbrain|(?:3|tri) ?plane?")),
+    ("a localiser", _words(r"lo[ck]ali[sz]\w*|loc|scout|survey|ubersicht|reperage|aah\w*|smartbrain|(?:3|tri) ?plane")),
     ("a diffusion series", _words(r"e?adc|e?dwi|dti|dki|diff?us\w*|diff|trace\w*|tensor|ivim|resolve|fa map|b ?1000")),
     ("a perfusion series", _words(r"perf\w*|dsc|dce|pwi|p?c?asl|r?cb[fv]|mtt|ttp|tmax|ktrans|dyn\w*|twist")),
     ("a susceptibility series", _words(r"swi|swan|swip|venobold|qsm|t2w? ?\*|t2 ?star|t2 ?gre|ha?emo|medic") ),

@@ -184,6 +184,7 @@ def test_contrast_by_description_and_timing(
     [
         ("localizer", SPGR, {}, "localiser"),
         ("AAHead_Scout_64ch", SPGR, {}, "localiser"),
+        ("Übersicht", SPGR, {}, "localiser"),
         ("3 Plane Loc", SPGR, {}, "localiser"),
         ("T1", SPGR, {"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localiser"),
         ("ep2d_diff_3scan_trace_p2_ADC", T2_TSE, {}, "diffusion"),
