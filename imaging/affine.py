@@ -20,8 +20,8 @@ _TILTS_DEGREES = ((0.0, 0.0), (15.0, 0.0), (-15.0, 0.0), (0.0, 15.0), (0.0, -15.
 _SHIFTS_MM = tuple(itertools.product((-15.0, 0.0, 15.0), (-30.0, -15.0, 0.0, 15.0, 30.0)))
 _RIM_MM = 40.0
 
-_COARSE = Schedule(spacing=5.0, blur=3.0, sampling=0.5, first_step=3.0, last_step=0.1)
-_MIDDLE = Schedule(spacing=3.0, blur=2.0, sampling=0.2, first_step=1.0, last_step=0.05)
+_COARSE = Schedule(spacing=5.0, blur=3.0, sampling=0.5, largest_step=3.0, iterations=30)
+_MIDDLE = Schedule(spacing=3.0, blur=2.0, sampling=0.2, largest_step=1.0, iterations=30)
 
 
 def align_affine(atlas: Volume, brain: npt.NDArray[np.bool_], bare: BareBrain, seed: int) -> FloatArray:
@@ -46,7 +46,7 @@ def align_affine(atlas: Volume, brain: npt.NDArray[np.bool_], bare: BareBrain, s
     coarse, middle = (Level.of(atlas, small, zone, schedule, seed) for schedule in (_COARSE, _MIDDLE))
     centre = atlas.geometry.to_patient(np.argwhere(brain[::4, ::4, ::4]) * 4.0).mean(axis=0)
     starts = sorted(_starts(centre, centroid), key=coarse.value, reverse=True)
-    refined = [coarse.refine(coarse.refine(start)) for start in _different(starts, 4)]
+    refined = [coarse.refine(start) for start in _different(starts, 3)]
     best = max(refined, key=coarse.value)
     full = sitk.AffineTransform(3)
     full.SetCenter(best.GetCenter())

@@ -98,8 +98,8 @@ class Schedule:
     spacing: float
     blur: float
     sampling: float
-    first_step: float
-    last_step: float
+    largest_step: float
+    iterations: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +167,18 @@ class Level:
         method.SetMetricSamplingPercentage(self.schedule.sampling, self.seed + 1)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetInitialTransform(found, inPlace=True)
-        method.SetOptimizerAsRegularStepGradientDescent(
-            self.schedule.first_step,
-            self.schedule.last_step,
-            numberOfIterations=80,
-            relaxationFactor=0.5,
-            gradientMagnitudeTolerance=1e-8,
+        # Searching along each line matters: fixed steps that shrink at every turn stop millimetres short.
+        method.SetOptimizerAsConjugateGradientLineSearch(
+            learningRate=1.0,
+            numberOfIterations=self.schedule.iterations,
+            convergenceMinimumValue=1e-5,
+            convergenceWindowSize=8,
+            lineSearchLowerLimit=0.0,
+            lineSearchUpperLimit=5.0,
+            lineSearchEpsilon=0.05,
+            lineSearchMaximumIterations=10,
+            estimateLearningRate=method.EachIteration,
+            maximumStepSizeInPhysicalUnits=self.schedule.largest_step,
         )
         method.SetOptimizerScalesFromPhysicalShift()
         try:

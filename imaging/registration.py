@@ -33,9 +33,9 @@ LARGEST_ROTATION_DEGREES = 60.0
 _LOGGER = logging.getLogger("oncotwin.imaging")
 # Below the brain the neck bends, so only this much from the top of the head downwards is aligned.
 _HEAD_DEPTH_MM = 150.0
-_COARSE = Schedule(spacing=6.0, blur=4.0, sampling=0.3, first_step=4.0, last_step=0.1)
-_MIDDLE = Schedule(spacing=4.0, blur=2.0, sampling=0.3, first_step=1.0, last_step=0.05)
-_FINE = Schedule(spacing=2.0, blur=1.0, sampling=0.1, first_step=0.5, last_step=0.01)
+_COARSE = Schedule(spacing=6.0, blur=4.0, sampling=0.3, largest_step=4.0, iterations=30)
+_MIDDLE = Schedule(spacing=4.0, blur=2.0, sampling=0.3, largest_step=1.0, iterations=30)
+_FINE = Schedule(spacing=2.0, blur=1.0, sampling=0.1, largest_step=0.5, iterations=20)
 _START_ROTATIONS_DEGREES = (-20.0, 20.0)
 _SMALLEST_OVERLAP_MM3 = 1.5e5
 
@@ -203,7 +203,7 @@ def _align(fixed: _Prepared, moving: _Prepared, seed: int) -> sitk.Euler3DTransf
         Level.of(fixed.image, moving.image, zone, schedule, seed) for schedule in (_COARSE, _MIDDLE, _FINE)
     )
     starts = sorted(_starts(fixed.centre, moving.centre), key=coarse.value, reverse=True)
-    best = max((coarse.refine(start) for start in starts[:3]), key=coarse.value)
+    best = max((coarse.refine(start) for start in starts[:2]), key=coarse.value)
     refined = fine.refine(middle.refine(best))
     # Scanners know where the table was: what they say stands unless the images say something better.
     identity = sitk.Euler3DTransform()
