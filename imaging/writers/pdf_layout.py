@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -81,9 +82,10 @@ def wrapped(text: str, width_mm: float, size: float, bold: bool = False) -> list
             lines[-1] = candidate
             continue
         while text_width_mm(word, size, bold) > width_mm and len(word) > 1:
-            cut = len(word) - 1
-            while cut > 1 and text_width_mm(word[:cut], size, bold) > width_mm:
-                cut -= 1
+            widths = range(1, len(word))
+            cut = max(
+                1, bisect_right(widths, width_mm, key=lambda end: text_width_mm(word[:end], size, bold))
+            )
             lines.append(word[:cut])
             word = word[cut:]
         lines.append(word)
