@@ -99,7 +99,8 @@ def empty(geometry: Geometry) -> Volume:
 
 def visit(sources: Sources, labels: Volume, day: float = 0.0, **changes: Any) -> VisitReport:
     """Report of one visit."""
-    image = Volume(np.linspace(0, 900, int(np.prod(SHAPE))).reshape(SHAPE), sources.geometry)
+    shape = sources.geometry.shape
+    image = Volume(np.linspace(0, 900, int(np.prod(shape))).reshape(shape), sources.geometry)
     stated: dict[str, Any] = {
         "date": DATE + timedelta(days=day),
         "day": day,

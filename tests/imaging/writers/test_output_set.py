@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,8 +230,7 @@ def test_a_real_examination_gets_valid_results(shared: Path, tmp_path: Path) -> 
     labels.array[90:110, 110:140, 95:115] = 3
     visit = patients.visit(sources, labels, image=Volume(array, sources.geometry))
     core = labels.with_array((labels.array > 0).astype(np.uint8))
-    forecasts = [patients.forecast(patients.Sources(sources.datasets, sources.geometry), 30.0, 0.0)]
-    forecasts = [type(forecasts[0])(**{**vars(forecasts[0]), "labels": core})]
+    forecasts = [replace(patients.forecast(sources, 30.0, 0.0), labels=core)]
     content = patients.report(Status.SINGLE_VISIT, [visit], forecasts)
     written = patients.write_all(tmp_path / "out", content, [sources])
     for item in written.written:
