@@ -123,8 +123,8 @@ def select_roles(visit: Visit, *, required: frozenset[Role], rules: Sequence[Rol
     Raises
     ------
     ImagingError
-        ``MISSING_SEQUENCE`` if a required role has no series, ``AMBIGUOUS_SEQUENCE`` if two are equally good, or the
-        reason of a refused series that a rule names.
+        ``MISSING_SEQUENCE`` if a required role has no series, ``AMBIGUOUS_SEQUENCE`` if two are equally good, or
+        the reason of a refused series that is the only candidate or that a rule names.
     """
     selection, problems = propose_roles(visit, rules=rules)
     for role in ROLES:
@@ -321,7 +321,7 @@ def _best(role: Role, candidates: Sequence[_Candidate], visit: Visit, reasons: d
 def _missing(role: Role, refused: Sequence[RefusedSeries], visit: Visit) -> ImagingError:
     start = f"The visit of {visit.date:%Y-%m-%d} has no usable {_TITLES[role]} series"
     if refused:
-        return ImagingError(Reason.MISSING_SEQUENCE, f"{start}, because {refused[0].sentence}")
+        return ImagingError(refused[0].reason, f"{start}, because {refused[0].sentence}")
     return ImagingError(
         Reason.MISSING_SEQUENCE,
         f"{start}; add it, or {_OVERRIDE} if one of its {len(visit.series)} series is it.",

@@ -396,7 +396,7 @@ class TestSelection:
     def test_missing_because_refused_says_why(self) -> None:
         with pytest.raises(ImagingError) as error:
             choose(series(1, "t1", MPRAGE), refused(2, "t2", T2_TSE), required=frozenset({"t2"}))
-        assert error.value.reason is Reason.MISSING_SEQUENCE
+        assert error.value.reason is Reason.MISSING_SLICE
         assert "series 2 lacks 1 of 5 slices." in error.value.message
 
     def test_refused_beside_a_good_one_is_mentioned(self) -> None:
