@@ -185,28 +185,25 @@ ORIENTATIONS = {"mirrored": mirrored, "upside down": upside_down, "back to front
 def pairs(heads: list[Head]) -> Iterator[tuple[str, str, Volume, Volume]]:
     """Group, description, fixed and moving image."""
     first, last = heads[0], heads[1]
-    for role in registration_roles():
-        yield "same person, day 262", f"{role}", first.images[role], last.images[role]
-        yield "same person, day 262, reversed", f"{role}", last.images[role], first.images[role]
-    for role in ("t1", "t2", "flair"):
-        yield "same person, day 262, other contrast", f"t1ce-{role}", first.images["t1ce"], last.images[role]
-    for head in heads:
-        for role in sorted(set(head.images) - {"t1ce"}):
-            yield "series of one examination", f"{head.person} {role}", head.images["t1ce"], head.images[role]
-    for head in heads[1:]:
-        baseline = first if head is last else head
-        for name, change in CHANGES.items():
-            yield f"same person: {name}", head.person, baseline.images["t1ce"], change(head.images["t1ce"])
-    for one, two in itertools.permutations(heads, 2):
-        if one.person == two.person:
-            continue
-        for role in ("t1", "t1ce", "flair"):
+    for one, two in itertools.combinations([head for head in heads if head is not last], 2):
+        for role in ("t1", "t1ce"):
             if role in one.images and role in two.images:
                 yield f"two persons, {role}", one.person + two.person, one.images[role], two.images[role]
         yield "two persons, t1ce-flair", one.person + two.person, one.images["t1ce"], two.images["flair"]
     for head in heads[1:]:
         for name, change in ORIENTATIONS.items():
             yield f"wrong orientation: {name}", head.person, head.images["t1ce"], change(head.images["t1ce"])
+    for head in heads[1:]:
+        baseline = first if head is last else head
+        for name, change in CHANGES.items():
+            yield f"same person: {name}", head.person, baseline.images["t1ce"], change(head.images["t1ce"])
+    for role in registration_roles():
+        yield "same person, day 262", role, first.images[role], last.images[role]
+        if role != "t1ce":
+            yield "same person, day 262, other contrast", role, first.images["t1ce"], last.images[role]
+    for head in heads:
+        for role in sorted(set(head.images) - {"t1ce"}):
+            yield "series of one examination", f"{head.person} {role}", head.images["t1ce"], head.images[role]
 
 
 def main() -> None:

@@ -149,16 +149,25 @@ def register_atlas(
 
 @dataclass(frozen=True, eq=False)
 class _Patient:
-    """The image on the grid where the work is done: background 0, skull removed."""
+    """The image on the grid where the work is done: background 0, skull removed.
+
+    ``lesion`` is the tumour; ``disturbed`` it and the millimetres around it, from which nothing is learned.
+    """
 
     image: Volume
     lesion: BoolArray
+    disturbed: BoolArray
     brain: BoolArray
     stripped: bool
 
     @classmethod
     def of(cls, bare: BareBrain, lesion: Volume | None, grid: Geometry) -> _Patient:
         brain = bare.mask.with_array(bare.mask.array.astype(np.float32)).resampled(grid).array > 0.5
+        if not brain.any():
+            raise ImagingError(
+                Reason.REGISTRATION_FAILED,
+                "The average brain cannot be laid on the baseline T1 image; check its contrast and orientation.",
+            )
         seen = bare.image.resampled(grid)
         # Vessels would stretch the intensity scale on which tissues are told apart.
         ceiling = float(np.percentile(seen.array[brain], 99.5))
@@ -166,10 +175,11 @@ class _Patient:
         spot = np.zeros(grid.shape, dtype=bool)
         if lesion is not None:
             share = pooled(lesion.with_array(lesion.array > 0), _WORK_SPACING_MM).resampled(grid)
-            spot = ndimage.binary_dilation(share.array > 0.1)
-        return cls(
-            clipped, spot, brain | (spot & ndimage.binary_dilation(brain, iterations=3)), bare.stripped
-        )
+            spot = share.array > 0.5
+        around = ndimage.binary_dilation(spot, iterations=2)
+        # An enhancing tumour under the skull is easily taken for scalp.
+        whole = brain | (spot & ndimage.binary_dilation(brain, iterations=3))
+        return cls(clipped, spot, around, whole, bare.stripped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +220,7 @@ def _bend(atlas: Atlas, affine: FloatArray, patient: _Patient) -> _Chart:
         priors = _sampled(atlas, chart.transform(), grid)
         target = _tissue_of(patient, _brain_of(patient, priors), priors)
         # No force where the tumour is: the maps follow their surroundings there.
-        target[:, patient.lesion] = priors[:, patient.lesion]
+        target[:, patient.disturbed] = priors[:, patient.disturbed]
         chart = _Chart(
             _demons(_drawn(target), _drawn(straight), grid, chart.displacement, spacing, iterations), affine
         )
@@ -253,7 +263,9 @@ def _tissue_of(
     # The outline is known by now: the maps only have to say which tissue, also a little beyond their own.
     soft = np.stack([ndimage.gaussian_filter(p, 1.0) for p in priors]) + 1e-3
     soft /= soft.sum(axis=0)
-    tissue, _ = classify(patient.image.array, soft, brain & ~patient.lesion, patient.image.geometry.spacing)
+    tissue, _ = classify(
+        patient.image.array, soft, brain & ~patient.disturbed, patient.image.geometry.spacing
+    )
     tissue[:, patient.lesion] = soft[:, patient.lesion]
     return tissue * brain
 
@@ -280,12 +292,13 @@ def _maps_on(grid: Geometry, atlas: Atlas, chart: _Chart, patient: _Patient) -> 
     maps /= np.maximum(maps.sum(axis=0), 1e-6)
     csf, gray, white = (Volume(m.astype(np.float32), grid) for m in maps)
     drawn = Volume(_drawn(priors), work)
+    middle = work.to_patient(np.argwhere(brain)).mean(axis=0)
     quality = RegistrationQuality(
         similarity=edge_agreement(drawn, patient.image, sitk.Transform(3, sitk.sitkIdentity)),
         metric=METRIC,
         threshold=THRESHOLD,
         rotation_degrees=rotation_angle(chart.affine[:3, :3]),
-        translation_mm=0.0,
+        translation_mm=float(np.linalg.norm(chart.affine[:3, :3] @ middle + chart.affine[:3, 3] - middle)),
     )
     _require_brain(quality, float(brain.sum()) * work.voxel_volume_mm3)
     return TissueMaps(Volume(mask, grid), white, gray, csf, quality)
