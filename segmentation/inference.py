@@ -24,7 +24,7 @@ log = logging.getLogger("oncotwin.segmentation")
 
 GRID_MULTIPLE = 8  # three halvings in the network
 _MARGIN = 4  # voxels kept around the head
-_BYTES_PER_VOXEL = 700  # peak of SegResNet with 16 filters in float32, measured: see docs/segmentation.md
+_BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 _WINDOW = 96
 
 

@@ -16,7 +16,11 @@ def regions_of(probabilities: Tensor) -> Tensor:
 
 
 def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean soft Dice loss of WT, TC and ET over the batch, plus voxel cross-entropy.
+    """Mean soft Dice loss of WT, TC and ET, plus voxel cross-entropy, plus that of the label given tumour.
+
+    The last term keeps a training from the plateau on which the nested regions share one label: there the others'
+    probabilities, and with them the gradients of the Dice terms, vanish, and tumour is too small a part of the
+    volume for the plain cross-entropy to notice.
 
     Parameters
     ----------
@@ -30,7 +34,12 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     axes = (0, 2, 3, 4)
     overlap = (predicted * expected).sum(axes)
     dice = (2 * overlap + 10) / (predicted.sum(axes) + expected.sum(axes) + 10)
-    return (1 - dice).mean() + functional.cross_entropy(logits, labels.long())
+    loss = (1 - dice).mean() + functional.cross_entropy(logits, labels.long())
+    tumour = labels > 0
+    if tumour.any():
+        among = logits.movedim(1, -1)[tumour][:, 1:]
+        loss = loss + functional.cross_entropy(among, labels[tumour].long() - 1)
+    return loss
 
 
 def region_dice(predicted: Tensor, expected: Tensor) -> dict[str, float]:

@@ -131,7 +131,7 @@ class Trainer:
             for key, value in self.network.state_dict().items():
                 self.average[key].lerp_(value, 1 - decay)
         self.step += 1
-        return float(loss)
+        return loss.item()
 
     def save(self) -> None:
         """Write ``checkpoint.pt`` and ``ema.pt``; a kill in between leaves the earlier ones whole."""

@@ -1,0 +1,215 @@
+"""Inference with real networks of random weights: heads, channel order, windows, masks, roles, determinism."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmentation.bundle import ROLES, ModelDescription, load_bundle
+from segmentation.errors import ModelError
+from segmentation.inference import TumourSegmenter, drop_small_components
+from segmentation.transforms import normalise_nonzero
+
+Images = dict[str, Tensor]
+
+
+class Fixed(nn.Module):
+    """Gives logits that depend on the input in a known way."""
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+def _description(**changes: object) -> ModelDescription:
+    values: dict[str, object] = {
+        "name": "fixed",
+        "version": "1",
+        "sha256": "",
+        "input_roles": ("t1", "t1ce", "t2", "flair"),
+        "head": "labels",
+        "region_order": (),
+        "spacing_mm": 2.0,
+        "required_roles": frozenset({"t1ce"}),
+        "intended_use": "tests",
+    }
+    return ModelDescription(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _fixed(logits: Callable[[Tensor], Tensor], **changes: object) -> TumourSegmenter:
+    return TumourSegmenter(_description(**changes), Fixed(logits), torch.device("cpu"))
+
+
+def test_public_form_segments_with_its_channel_order_and_regions(public_bundle: Path, images: Images) -> None:
+    """Against the network called by hand in the public order T1c, T1, T2, FLAIR."""
+    segmenter = TumourSegmenter.load(public_bundle, device="cpu", mirror=False)
+    result = segmenter(images, min_component_ml=0)
+    _, network = load_bundle(public_bundle)
+    full = torch.stack([normalise_nonzero(images[role]) for role in ("t1ce", "t1", "t2", "flair")])
+    padded = nn.functional.pad(full[None], (0, 2, 0, 4, 0, 0), mode="replicate")
+    with torch.no_grad():
+        core, whole, enhancing = network(padded)[0, :, :40, :36, :30].sigmoid()
+    core, expected = torch.maximum(core, enhancing), torch.zeros(40, 36, 30, dtype=torch.uint8)
+    whole = torch.maximum(whole, core)
+    expected[whole > 0.5] = 2
+    expected[core > 0.5] = 1
+    expected[enhancing > 0.5] = 3
+    assert torch.allclose(1 - result.probabilities[0], whole, atol=1e-4)
+    assert torch.allclose(result.probabilities[3], enhancing, atol=1e-4)
+    assert (result.labels != expected).float().mean() < 1e-3
+    assert len(result.labels.unique()) > 1, (
+        "the random network must call some voxels tumour for this test to tell"
+    )
+
+
+@pytest.mark.parametrize("order", [("TC", "WT", "ET"), ("ET", "TC", "WT")])
+def test_regions_become_nested_labels(order: tuple[str, ...], images: Images) -> None:
+    """Regions that contradict their nesting are repaired outwards: enhancing tumour is always whole tumour."""
+    values = {"WT": -2.0, "TC": 1.0, "ET": -1.0}
+
+    def logits(x: Tensor) -> Tensor:
+        return torch.stack([torch.full_like(x[:, 0], values[region]) for region in order], 1)
+
+    segmenter = _fixed(logits, head="regions", region_order=order)
+    result = segmenter(images)
+    centre = result.probabilities[:, 20, 18, 15]
+    p_core, p_enhancing = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))
+    assert torch.allclose(
+        centre, torch.tensor([1 - p_core, p_core - p_enhancing, 0.0, p_enhancing]), atol=1e-5
+    )
+    assert int(result.labels[20, 18, 15]) == 1
+
+
+def test_probabilities_sum_to_one_and_have_the_grid_of_the_images(
+    make_labels_bundle: Callable[..., Path], images: Images
+) -> None:
+    result = TumourSegmenter.load(make_labels_bundle(), device="cpu")(images)
+    assert result.probabilities.shape == (4, 40, 36, 30) and result.probabilities.dtype == torch.float32
+    assert result.labels.shape == (40, 36, 30) and result.labels.dtype == torch.uint8
+    assert torch.allclose(result.probabilities.sum(0), torch.ones(40, 36, 30), atol=1e-5)
+    assert 0 <= result.uncertainty <= 1
+    assert result.missing_roles == ()
+
+
+def test_whole_crop_equals_sliding_window_where_one_window_covers_it(
+    make_labels_bundle: Callable[..., Path], images: Images
+) -> None:
+    bundle = make_labels_bundle()
+    generator = torch.Generator().manual_seed(3)
+    cubic = {role: 100 + 20 * torch.randn(96, 96, 96, generator=generator) for role in ROLES}
+    whole = TumourSegmenter.load(bundle, device="cpu", mirror=False, memory_bytes=1 << 40)(cubic)
+    window = TumourSegmenter.load(bundle, device="cpu", mirror=False, memory_bytes=0)(cubic)
+    assert torch.allclose(whole.probabilities, window.probabilities, atol=1e-3)
+
+
+def test_sliding_window_covers_images_larger_than_a_window(images: Images) -> None:
+    """A network without context gives the same by window and at once; nothing is left out or shifted."""
+
+    def logits(x: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0], x[:, 1], x[:, 3]], 1)
+
+    large = {role: image.repeat(3, 1, 4) for role, image in images.items()}
+    whole = TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), memory_bytes=1 << 40)(large)
+    window = TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), memory_bytes=0)(large)
+    assert torch.allclose(whole.probabilities, window.probabilities, atol=1e-4)
+
+
+def test_missing_roles_are_named_and_their_channel_is_zero(images: Images) -> None:
+    seen: list[Tensor] = []
+
+    def logits(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    result = _fixed(logits)({"t1ce": images["t1ce"], "flair": images["flair"]})
+    assert result.missing_roles == ("t1", "t2")
+    assert not seen[0][:, [0, 2]].any() and seen[0][:, 1].any() and seen[0][:, 3].any()
+
+
+def test_required_role_missing(make_labels_bundle: Callable[..., Path], images: Images) -> None:
+    segmenter = TumourSegmenter.load(make_labels_bundle(required_roles=["t1ce", "flair"]), device="cpu")
+    with pytest.raises(ModelError, match="cannot do without FLAIR"):
+        segmenter({"t1ce": images["t1ce"]})
+    with pytest.raises(ModelError, match="cannot do without T1CE, FLAIR"):
+        segmenter({})
+
+
+def test_images_must_share_a_finite_grid(images: Images) -> None:
+    segmenter = _fixed(torch.zeros_like)
+    with pytest.raises(ValueError, match="share one"):
+        segmenter({**images, "t2": images["t2"][1:]})
+    with pytest.raises(ValueError, match="finite"):
+        segmenter({**images, "t2": images["t2"] / 0})
+
+
+def test_repeated_calls_agree_exactly(make_labels_bundle: Callable[..., Path], images: Images) -> None:
+    segmenter = TumourSegmenter.load(make_labels_bundle(), device="cpu")
+    first, second = segmenter(images), segmenter(images)
+    assert torch.equal(first.probabilities, second.probabilities) and first.uncertainty == second.uncertainty
+
+
+def test_mirroring_the_images_mirrors_the_answer(
+    make_labels_bundle: Callable[..., Path], images: Images
+) -> None:
+    segmenter = TumourSegmenter.load(make_labels_bundle(), device="cpu")
+    straight = segmenter(images).probabilities
+    mirrored = segmenter({role: image.flip(0) for role, image in images.items()}).probabilities.flip(1)
+    assert torch.allclose(straight, mirrored, atol=1e-3)
+
+
+def test_brain_mask_restricts_the_answer(images: Images) -> None:
+    def logits(x: Tensor) -> Tensor:
+        return torch.tensor([0.0, 0, 0, 9]).view(1, 4, 1, 1, 1).expand(1, 4, *x.shape[2:])
+
+    mask = torch.zeros(40, 36, 30, dtype=torch.bool)
+    mask[10:30, 10:30, 10:20] = True
+    result = _fixed(logits)(images, brain_mask=mask)
+    assert torch.equal(result.labels > 0, mask)
+    assert (result.probabilities[0][~mask] == 1).all()
+
+
+def test_uncertainty_is_zero_without_tumour_and_one_at_chance(images: Images) -> None:
+    background = torch.tensor([9.0, 0, 0, 0]).view(1, 4, 1, 1, 1)
+    undecided = torch.tensor([0.0, 0, 0, 1e-4]).view(1, 4, 1, 1, 1)
+    nothing = _fixed(lambda x: background.expand(1, 4, *x.shape[2:]))(images)
+    chance = _fixed(lambda x: undecided.expand(1, 4, *x.shape[2:]))(images)
+    assert nothing.uncertainty == 0.0 and not nothing.labels.any()
+    assert chance.uncertainty == pytest.approx(1, abs=1e-3)
+
+
+def test_components_below_the_size_are_dropped_whole() -> None:
+    labels = torch.zeros(20, 20, 20, dtype=torch.uint8)
+    labels[2:6, 2:6, 2:6] = 2
+    labels[3, 3, 3] = 1
+    labels[12, 12, 12:15] = 3
+    kept = drop_small_components(labels, 4)
+    assert not kept[12, 12].any()
+    assert torch.equal(kept[2:6, 2:6, 2:6], labels[2:6, 2:6, 2:6])
+    assert torch.equal(drop_small_components(labels, 3), labels)
+
+
+def test_component_size_is_in_millilitres(images: Images) -> None:
+    """At 2 mm, 0.1 mL is 12.5 voxels."""
+
+    def logits(x: Tensor) -> Tensor:
+        out = torch.zeros(1, 4, *x.shape[2:])
+        out[:, 0] = 9
+        out[..., 5:8, 5:7, 5:7] = torch.tensor([0.0, 0, 9, 0]).view(1, 4, 1, 1, 1)
+        return out
+
+    segmenter = TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), mirror=False)
+    assert int((segmenter(images, min_component_ml=0.09).labels > 0).sum()) == 12
+    assert int((segmenter(images, min_component_ml=0.1).labels > 0).sum()) == 0
+
+
+def test_unknown_device(make_labels_bundle: Callable[..., Path]) -> None:
+    with pytest.raises(ModelError, match="abacus"):
+        TumourSegmenter.load(make_labels_bundle(), device="abacus")

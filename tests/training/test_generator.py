@@ -1,0 +1,111 @@
+"""Simulated cases: nested labels, rates, finite images, and the same case for the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from training.anatomy import HEAD_SHAPE, Head, random_head
+from training.contrasts import random_contrast, render
+from training.generator import Examples, draw_example, fill_pool, grow_case, load_case
+from training.tumours import add_tumours
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    fill_pool(folder, 4)
+    return folder
+
+
+def test_head_is_a_brain_in_a_skull() -> None:
+    head = random_head(np.random.default_rng(5))
+    assert head.tissue.shape == (3, *HEAD_SHAPE) and head.outer.shape == HEAD_SHAPE
+    fraction = head.tissue.sum(0)
+    assert float(fraction.max()) <= 1.001 and float(head.tissue.min()) >= 0
+    litres = float(fraction.sum()) * 8e-6
+    assert 1.0 < litres < 2.8
+    assert float(head.tissue[2].sum()) > 0.2 * float(fraction.sum())
+    assert (head.outer > 0).sum() > 0.2 * (fraction > 0.5).sum()
+
+
+def test_tumours_lie_in_the_brain_and_core_lies_in_them() -> None:
+    head = random_head(np.random.default_rng(7))
+    case = add_tumours(np.random.default_rng(8), head, healthy_rate=0.0)
+    labels = case.labels
+    assert set(labels.unique().tolist()) <= {0, 1, 2, 3}
+    assert 20 < int((labels > 0).sum())
+    brain = torch.from_numpy(ndimage.binary_dilation((case.head.tissue.sum(0) > 0.3).numpy(), iterations=2))
+    assert float((brain & (labels > 0)).sum()) > 0.97 * float((labels > 0).sum())
+    assert not case.oedema[labels != 2].any()
+    assert float(case.oedema.max()) <= 1
+
+
+def test_rate_of_heads_without_tumour() -> None:
+    """With rate 1 never, with rate 0 always, at the default one head in ten."""
+    head = Head(torch.zeros(3, 64, 64, 64), torch.zeros(64, 64, 64, dtype=torch.uint8))
+    head.tissue[2, 8:56, 8:56, 8:56] = 1
+    assert not add_tumours(np.random.default_rng(0), head, healthy_rate=1.0).labels.any()
+    first_draws = [np.random.default_rng([seed, 1]).random() for seed in range(50)]
+    healthy = next(seed for seed, draw in enumerate(first_draws) if draw < 0.1)
+    ill = next(seed for seed, draw in enumerate(first_draws) if draw > 0.1)
+    assert not add_tumours(np.random.default_rng([healthy, 1]), head).labels.any()
+    assert add_tumours(np.random.default_rng([ill, 1]), head).labels.any()
+
+
+def test_same_seed_same_case_and_the_file_keeps_it(pool: Path) -> None:
+    case, again = grow_case(2), load_case(pool / "case-000002.npy")
+    assert torch.equal(case.labels, again.labels) and torch.equal(case.head.outer, again.head.outer)
+    assert torch.allclose(case.head.tissue, again.head.tissue, atol=0.003)
+
+
+def test_images_are_finite_and_not_negative(pool: Path) -> None:
+    case = load_case(pool / "case-000001.npy")
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        images = render(
+            rng, random_contrast(rng), case.head.tissue, case.head.outer, case.labels, case.oedema
+        )
+        assert images.shape == (4, *HEAD_SHAPE)
+        assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0
+        assert all(float(image.std()) > 0 for image in images)
+
+
+@pytest.mark.parametrize("coarsen", [1.0, 1.5])
+def test_examples_are_normalised_and_depend_on_nothing_but_the_seed(pool: Path, coarsen: float) -> None:
+    path = pool / "case-000003.npy"
+    one, same, other = (
+        draw_example(np.random.default_rng(seed), path, (32, 32, 32), coarsen=coarsen) for seed in (1, 1, 2)
+    )
+    assert one.images.shape == (4, 32, 32, 32) and one.labels.shape == (32, 32, 32)
+    assert torch.equal(one.images, same.images) and torch.equal(one.labels, same.labels)
+    assert not torch.equal(one.images, other.images)
+    assert float(one.images.abs().max()) <= 5 and set(one.labels.unique().tolist()) <= {0, 1, 2, 3}
+
+
+def test_missing_contrasts_are_all_zero_but_never_all_missing(pool: Path) -> None:
+    path = pool / "case-000001.npy"
+    present = [
+        draw_example(np.random.default_rng(seed), path, (16, 16, 16)).images.flatten(1).any(1)
+        for seed in range(40)
+    ]
+    kept = torch.stack(present).sum(1)
+    assert int(kept.min()) >= 1
+    assert 4 <= int((kept < 4).sum()) <= 26  # 35 % of 40, five standard deviations
+
+
+def test_batches_are_a_function_of_their_number(pool: Path) -> None:
+    examples = Examples(pool, seed=3, sizes=[(16, 16, 16), (24, 24, 24)], batch=2)
+    images, labels = examples[5]
+    again, _ = examples[5]
+    assert images.shape == (2, 4, 24, 24, 24) and labels.shape == (2, 24, 24, 24)
+    assert torch.equal(images, again)
+
+
+def test_empty_pool_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no simulated cases"):
+        Examples(tmp_path, seed=0, sizes=[(16, 16, 16)], batch=1)
