@@ -35,7 +35,7 @@ from imaging.tissue import classify
 BoolArray = npt.NDArray[np.bool_]
 
 # Agreement between a head and the average brain; docs/registration.md has the measurements.
-THRESHOLD = 0.42
+THRESHOLD = 0.43
 SMALLEST_BRAIN_MM3, LARGEST_BRAIN_MM3 = 0.7e6, 2.3e6
 
 _LOGGER = logging.getLogger("oncotwin.imaging")

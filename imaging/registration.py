@@ -27,6 +27,8 @@ Purpose = Literal["series", "visit"]
 METRIC = "median agreement of edge directions"
 # Unrelated edges in space agree to 1/3, identical ones to 1; docs/registration.md says what lies between.
 THRESHOLDS: dict[Purpose, float] = {"series": 0.55, "visit": 0.55}
+# A mirrored head reaches 0.77; an image that agrees better than this cannot be one.
+MIRROR_CHECK_BELOW = 0.85
 # No head lies in a scanner turned this far against another day; beyond it an orientation attribute is wrong.
 LARGEST_ROTATION_DEGREES = 60.0
 
@@ -76,6 +78,14 @@ class _Prepared:
     head: HeadMask
     centre: FloatArray
 
+    def mirrored(self) -> _Prepared:
+        """The same head with left and right exchanged about its centre."""
+        reflection = np.diag([-1.0, 1.0, 1.0, 1.0])
+        reflection[0, 3] = 2 * self.centre[0]
+        grid = self.image.geometry.moved(reflection, self.image.geometry.frame_of_reference_uid)
+        mask = replace(self.head, mask=Volume(self.head.mask.array, grid))
+        return _Prepared(Volume(self.image.array, grid), mask, self.centre)
+
     def zone(self, margin_mm: float) -> Volume:
         """The rigid part of the head grown by a margin, 0..1 on a 4 mm grid."""
         head = pooled(self.head.mask, 4.0)
@@ -120,6 +130,8 @@ def register_rigid(fixed: Volume, moving: Volume, *, purpose: Purpose, seed: int
         quality.translation_mm,
     )
     _require_success(quality, purpose)
+    if quality.similarity < MIRROR_CHECK_BELOW:
+        _require_not_mirrored(quality.similarity, mirror_agreement(fixed, moving, seed=seed), purpose)
     return RigidRegistration(transform, quality)
 
 
@@ -128,12 +140,7 @@ def measure_rigid(
 ) -> tuple[sitk.Euler3DTransform, RegistrationQuality]:
     """As :func:`register_rigid`, but hands back what was found even when it is not good enough."""
     fixed_work, moving_work = _prepare(fixed), _prepare(moving)
-    with single_thread():
-        # Points are drawn inside the mask of the fixed image: that must be the stripped one, if one is.
-        if moving_work.head.stripped and not fixed_work.head.stripped:
-            transform = _inverse(_align(moving_work, fixed_work, seed))
-        else:
-            transform = _align(fixed_work, moving_work, seed)
+    transform = _align_either_way(fixed_work, moving_work, seed)
     quality = RegistrationQuality(
         similarity=_edge_agreement(fixed_work, moving_work, transform),
         metric=METRIC,
@@ -195,6 +202,24 @@ def _upper_part(head: Volume) -> npt.NDArray[np.bool_]:
     top = np.percentile(height[head.array], 99.8)
     upper: npt.NDArray[np.bool_] = height > top - _HEAD_DEPTH_MM
     return upper
+
+
+def mirror_agreement(fixed: Volume, moving: Volume, *, seed: int = 0) -> float:
+    """Agreement of ``fixed`` with the mirror image of ``moving``, after aligning that one.
+
+    Left and right of one brain are alike enough that a mirrored head passes for the right one; only the
+    comparison of both readings tells which is true.
+    """
+    fixed_work, mirrored = _prepare(fixed), _prepare(moving).mirrored()
+    return _edge_agreement(fixed_work, mirrored, _align_either_way(fixed_work, mirrored, seed))
+
+
+def _align_either_way(fixed: _Prepared, moving: _Prepared, seed: int) -> sitk.Euler3DTransform:
+    with single_thread():
+        # Points are drawn inside the mask of the fixed image: that must be the stripped one, if one is.
+        if moving.head.stripped and not fixed.head.stripped:
+            return _inverse(_align(moving, fixed, seed))
+        return _align(fixed, moving, seed)
 
 
 def _align(fixed: _Prepared, moving: _Prepared, seed: int) -> sitk.Euler3DTransform:
@@ -275,20 +300,31 @@ def _displacement(transform: sitk.Euler3DTransform, point: FloatArray) -> float:
     return float(np.linalg.norm(np.asarray(transform.TransformPoint(point.tolist())) - point))
 
 
+_WHAT: dict[Purpose, str] = {
+    "series": "A series cannot be aligned with the reference series of its examination",
+    "visit": "A follow-up cannot be aligned with the baseline",
+}
+
+
+def _require_not_mirrored(similarity: float, mirrored: float, purpose: Purpose) -> None:
+    if mirrored >= similarity:
+        raise ImagingError(
+            Reason.REGISTRATION_FAILED,
+            f"{_WHAT[purpose]}: its mirror image fits better ({mirrored:.2f} against {similarity:.2f}); check "
+            "whether left and right were exchanged.",
+        )
+
+
 def _require_success(quality: RegistrationQuality, purpose: Purpose) -> None:
-    what = {
-        "series": "A series cannot be aligned with the reference series of its examination",
-        "visit": "A follow-up cannot be aligned with the baseline",
-    }[purpose]
     if quality.similarity < quality.threshold:
         raise ImagingError(
             Reason.REGISTRATION_FAILED,
-            f"{what}: {quality.metric} is {quality.similarity:.2f}, at least {quality.threshold:.2f} is needed; "
-            "check that both show the head of one patient and that their orientation is right.",
+            f"{_WHAT[purpose]}: {quality.metric} is {quality.similarity:.2f}, at least "
+            f"{quality.threshold:.2f} is needed; check that both show the head of one patient and that their orientation is right.",
         )
     if quality.rotation_degrees > LARGEST_ROTATION_DEGREES:
         raise ImagingError(
             Reason.REGISTRATION_FAILED,
-            f"{what}: it fits only when turned by {quality.rotation_degrees:.0f} degrees, which no head does "
+            f"{_WHAT[purpose]}: it fits only when turned by {quality.rotation_degrees:.0f} degrees, which no head does "
             "in a scanner; check its image orientation.",
         )

@@ -48,10 +48,9 @@ def synthetic_head(
     """The average brain stretched, turned, bent, dressed and spoiled."""
     atlas = load_atlas()
     small = pooled(atlas.t1, spacing)
-    shape = tuple(n + int(80 / spacing) for n in small.geometry.shape)
-    geometry = small.geometry.crop(
-        -np.full(3, int(40 / spacing)), np.array(small.geometry.shape) + int(40 / spacing)
-    )
+    rim = int(20 / spacing)
+    shape = tuple(n + 2 * rim for n in small.geometry.shape)
+    geometry = small.geometry.crop(-np.full(3, rim), np.array(small.geometry.shape) + rim)
     bend = random_displacement(shape, spacing, bend_mm, seed) if bend_mm else np.zeros((3, *shape))
     turn = sitk.Euler3DTransform()
     turn.SetRotation(np.radians(turn_degrees), 0.0, 0.0)
