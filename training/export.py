@@ -32,6 +32,7 @@ def export_weights(weights: Path, bundle: Path, *, version: str) -> str:
     target = bundle / "models" / "model.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(half, target)
+    target.chmod(0o644)
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))

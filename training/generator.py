@@ -18,7 +18,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from segmentation.transforms import apply_statistics, foreground_statistics
-from training.anatomy import Head, random_head
+from training.anatomy import SPACING_MM, Head, random_head
 from training.contrasts import Contrast, brain_region, random_contrast, render
 from training.tumours import Diseased, add_tumours
 
@@ -183,18 +183,27 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.pool, self.seed, self.sizes, self.batch = pool, seed, tuple(sizes), batch
         self.coarsen, self.growing = coarsen, growing
+        self._weights: dict[Path, float] = {}
         self.paths = sorted(pool.glob("case-*.npy"))
         if not self.paths:
             raise FileNotFoundError(
                 f"{pool} holds no simulated cases: run python -m training.generator {pool}"
             )
 
+    def _weight(self, path: Path) -> float:
+        """How often a case is drawn: large tumours, which teach most, more often than small ones."""
+        if path not in self._weights:
+            millilitres = int(np.count_nonzero(np.load(path, mmap_mode="r")[4])) * SPACING_MM**3 / 1000
+            self._weights[path] = 0.2 + min(millilitres, 40.0) / 20 if millilitres > 0 else 0.5
+        return self._weights[path]
+
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, number, 2])
         if self.growing and number % 16 == 0:
             self.paths = sorted(self.pool.glob("case-*.npy"))
         size = self.sizes[number % len(self.sizes)]
-        picks = [self.paths[rng.integers(len(self.paths))] for _ in range(self.batch)]
+        weights = np.array([self._weight(path) for path in self.paths])
+        picks = [self.paths[i] for i in rng.choice(len(self.paths), self.batch, p=weights / weights.sum())]
         examples = [draw_example(rng, path, size, coarsen=self.coarsen) for path in picks]
         return torch.stack([e.images for e in examples]), torch.stack([e.labels for e in examples])
 

@@ -47,14 +47,14 @@ def _front(rng: np.random.Generator, tissue: Tensor, target_voxels: float) -> Te
     grey_factor = rng.uniform(0.08, 0.5)
     diffusivity = (tissue[2] + grey_factor * tissue[1]) * (1 - tissue[0]).clamp(min=0) * medium
     diffusivity = 0.16 * (diffusivity / diffusivity.max().clamp(min=1e-3)).clamp(max=1)
-    width = rng.uniform(1.2, 4.0)
+    width = rng.uniform(1.2, 2.6)
     growth = 0.07 / width**2 * torch.exp(0.5 * smooth_noise(rng, shape, 9)[0])
     growth = growth * (tissue[0] < 0.6) * (tissue.sum(0) > 0.4)
     faces = [
         0.5 * (diffusivity.narrow(a, 1, n - 1) + diffusivity.narrow(a, 0, n - 1)) for a, n in enumerate(shape)
     ]
-    density = torch.exp(-(grid_positions(shape) ** 2).sum(0) / (2 * 1.5**2))
-    for step in range(320):
+    density = torch.exp(-(grid_positions(shape) ** 2).sum(0) / (2 * 2.5**2))
+    for step in range(420):
         change = growth * density * (1 - density)
         for axis, face in enumerate(faces):
             flux = face * torch.diff(density, dim=axis)
@@ -136,7 +136,9 @@ def add_tumours(rng: np.random.Generator, head: Head, *, healthy_rate: float = 0
     for focus in range(int(rng.choice([1, 2, 3], p=[0.8, 0.14, 0.06]))):
         candidates = torch.nonzero(head.tissue[2] > 0.4)
         centre = candidates[rng.integers(len(candidates))]
-        target = np.exp(rng.uniform(np.log(0.6e3), np.log(60e3))) / SPACING_MM**3 / (1 + 2 * focus)
+        # Glioblastomas are tens of mL when found; a sixth of the foci are small ones.
+        low, high = (3e3, 80e3) if rng.random() < 0.85 else (0.6e3, 3e3)
+        target = np.exp(rng.uniform(np.log(low), np.log(high))) / SPACING_MM**3 / (1 + 2 * focus)
         radius = (3 * target / (4 * np.pi)) ** (1 / 3)
         middle = torch.tensor([(n - 1) / 2 for n in shape])
         if rng.random() < 0.7:
