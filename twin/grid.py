@@ -28,15 +28,18 @@ class Box:
         TwinError
             If the mask is empty.
         """
-        if not bool(mask.any()):
+        # numpy reduces booleans many times faster than torch does
+        inside = mask.cpu().numpy()
+        plane = inside.any(axis=2)
+        if not plane.any():
             raise TwinError("no_tumour", "There is no tumour to put a box around.")
+        filled = (plane.any(axis=1), plane.any(axis=0), inside.any(axis=(0, 1)))
         start, stop = [], []
         for axis, spacing in enumerate(spacing_mm):
-            others = [other for other in range(3) if other != axis]
-            filled = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
+            indices = np.flatnonzero(filled[axis])
             reach = math.ceil(min(margin_mm / spacing, mask.shape[axis]))
-            start.append(max(int(filled[0]) - reach, limit.start[axis]))
-            stop.append(min(int(filled[-1]) + 1 + reach, limit.stop[axis]))
+            start.append(max(int(indices[0]) - reach, limit.start[axis]))
+            stop.append(min(int(indices[-1]) + 1 + reach, limit.stop[axis]))
         return cls((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
     @property

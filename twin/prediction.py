@@ -13,7 +13,7 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 
 from twin.errors import TwinError
-from twin.grid import Box, surface_mm2, voxels
+from twin.grid import Box, bounding_box, surface_mm2, voxels
 from twin.inputs import TissueMaps, TumourObservation, check_visits
 from twin.results import (
     Calibration,
@@ -38,6 +38,8 @@ from twin.solver import trajectory
 
 Progress = Callable[[str, float], None]
 _FRONT_WIDTHS = 8.0
+# Density that counts as nothing; what lies ``_FRONT_WIDTHS`` beyond it is a thousand times less.
+_TRACE = 1e-5
 _CURVE_POINTS = 12
 _PAST_DRAWS = 16
 
@@ -202,18 +204,26 @@ def _grow(
     draw: _Draw,
     jitter: Tensor,
 ) -> _Grown:
-    """Grow one draw from the last visit, on its own box."""
+    """Grow one draw from the last visit, on its own box; cells the front cannot reach in time are not visited."""
     settings, tissue = scene.settings, scene.tissue
     box = Box.around(last.whole, _reach_mm(draw, days[-1]), tissue.spacing_mm, tissue.limit)
     core, whole = draw.position[-2], draw.position[-1]
     start = scene.density(0, starting_width(draw.position), core + jitter, whole + jitter)
     part = box.within(scene.box)
+    operator = scene.operator.crop(part)
+    density = start[part].to(operator.dtype).clone()
+    limit = bounding_box(torch.ones_like(operator.domain))
     diffusivity, proliferation = (torch.tensor([value]) for value in draw.parameters)
-    states = trajectory(scene.operator.crop(part), diffusivity, proliferation, start[part][None, None], days)
-    counts, densities = [], []
-    for day, state in zip(days, states, strict=True):
-        density = state[0, 0]
-        counts.append((voxels(density > settings.core_threshold), voxels(density > settings.whole_threshold)))
+    now, counts, densities = 0.0, [], []
+    for day in days:
+        active = Box.around(density > _TRACE, _reach_mm(draw, day - now), tissue.spacing_mm, limit).slices
+        fields = density[active][None, None]
+        (grown,) = trajectory(operator.crop(active), diffusivity, proliferation, fields, [day - now])
+        density[active] = grown[0, 0]
+        now = day
+        counts.append(
+            (voxels(density[active] > settings.core_threshold), voxels(density[active] > settings.whole_threshold))
+        )
         if day in horizons:
             densities.append(density.float().clone())
     return _Grown(box, counts, densities)
