@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,9 +27,26 @@ _SAME_PLANE = 0.05
 _FRACTION = 0.5
 
 
-def read_annotation(
-    visit: Visit, reference: Series, geometry: Geometry
-) -> tuple[Volume, Literal["dicom_seg", "rtstruct"]] | None:
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A clinician's drawing as labels.
+
+    Parameters
+    ----------
+    labels : Volume
+        uint8 label map (``TumourLabel``).
+    source : {"dicom_seg", "rtstruct"}
+        What it was drawn as.
+    path : pathlib.Path
+        The DICOM object.
+    """
+
+    labels: Volume
+    source: Literal["dicom_seg", "rtstruct"]
+    path: Path
+
+
+def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Correction | None:
     """The newest drawing of a visit as labels.
 
     Parameters
@@ -41,8 +60,8 @@ def read_annotation(
 
     Returns
     -------
-    tuple of (Volume, {"dicom_seg", "rtstruct"}) or None
-        uint8 labels (``TumourLabel``) on ``geometry``; None when nobody drew.
+    Correction or None
+        Labels on ``geometry``; None when nobody drew.
 
     Raises
     ------
@@ -56,13 +75,9 @@ def read_annotation(
         annotation, dataset = _newest(visit.annotations)
         _check_frame_of_reference(annotation, reference, geometry)
         grids = [geometry, *_grids_of(visit, annotation)]
-        if annotation.kind == "SEG":
-            return _on_grid(
-                _read_segmentation(dataset, annotation, grids), geometry, annotation, reference
-            ), "dicom_seg"
-        return _on_grid(
-            _read_structure_set(dataset, annotation, grids), geometry, annotation, reference
-        ), "rtstruct"
+        read = _read_segmentation if annotation.kind == "SEG" else _read_structure_set
+        labels = _on_grid(read(dataset, annotation, grids), geometry, annotation, reference)
+    return Correction(labels, "dicom_seg" if annotation.kind == "SEG" else "rtstruct", annotation.path)
 
 
 def _newest(annotations: Sequence[Annotation]) -> tuple[Annotation, Dataset]:

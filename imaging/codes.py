@@ -89,25 +89,13 @@ UNITS: dict[str, Code] = {
     "/d": Code("/d", "UCUM", "per day"),
     "mm/d": Code("mm/d", "UCUM", "millimeter per day"),
     "mm2/d": Code("mm2/d", "UCUM", "square millimeter per day"),
-    "/Gy": Code("/Gy", "UCUM", "per gray"),
-    "Gy": Code("Gy", "UCUM", "Gy"),
 }
 
 # Growth parameters, by the name they have in ``ParameterReport``.
 PARAMETERS: dict[str, Code] = {
     "diffusivity": _private("OT1301", "Tumor cell diffusivity"),
     "proliferation": _private("OT1302", "Tumor cell proliferation rate"),
-    "front_velocity": _private("OT1313", "Tumor front velocity"),
-    "diffusivity_white": _private("OT1303", "Tumor cell diffusivity in white matter"),
-    "diffusivity_grey": _private("OT1304", "Tumor cell diffusivity in grey matter"),
-    "diffusivity_ratio": _private("OT1305", "White to grey matter diffusivity ratio"),
-    "radiosensitivity_alpha": _private("OT1306", "Linear radiosensitivity alpha"),
-    "alpha_beta_ratio": _private("OT1307", "Alpha/beta ratio"),
-    "chemosensitivity": _private("OT1308", "Chemotherapy kill rate"),
-    "necrosis_rate": _private("OT1309", "Necrosis rate"),
-    "density_core": _private("OT1310", "Cell fraction at the border of the core"),
-    "density_whole": _private("OT1311", "Cell fraction at the border of the tumor"),
-    "initial_width": _private("OT1312", "Width of the initial tumor border"),
+    "front_velocity": _private("OT1303", "Tumor front velocity"),
 }
 EFFECTIVE_SAMPLES = _private("OT1351", "Effective number of data points")
 FIT_DICE_CORE = _private("OT1352", "Dice of model and segmentation, core")

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from imaging.annotations import read_annotation
+from imaging.annotations import Correction, read_annotation
 from imaging.catalog import Series, Visit
 from imaging.errors import ImagingError, Reason
 from imaging.geometry import Geometry, Volume
@@ -50,22 +49,6 @@ def require_intervals(visits: Sequence[Visit]) -> None:
                 f"Visits {number} and {number + 1} are {days:.2f} days apart (Acquisition Date and Time); "
                 f"growth needs at least {SHORTEST_INTERVAL_DAYS:g} day: leave one of them out of the input.",
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Correction:
-    """A clinician's segmentation found in the input.
-
-    Parameters
-    ----------
-    labels : Volume
-        uint8 label map on the grid of the visit's reference image.
-    source : str
-        ``"dicom_seg"`` or ``"rtstruct"``.
-    """
-
-    labels: Volume
-    source: Literal["dicom_seg", "rtstruct"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +153,6 @@ def prepare_visit(
     if first is not None:
         progress("registering to the first visit")
         registration = register_rigid(first.reference, reference, purpose="visit", seed=seed)
-    found = read_annotation(visit, chosen[reference_role], reference.geometry)
     return PreparedVisit(
         date=visit.date,
         day=0.0 if first is None else (visit.date - first.date).total_seconds() / 86400,
@@ -179,7 +161,7 @@ def prepare_visit(
         images=images,
         series_registrations=registrations,
         registration=registration,
-        correction=None if found is None else Correction(*found),
+        correction=read_annotation(visit, chosen[reference_role], reference.geometry),
     )
 
 

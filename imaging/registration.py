@@ -32,6 +32,11 @@ MIRROR_CHECK_BELOW = 0.85
 # No head lies in a scanner turned this far against another day; beyond it an orientation attribute is wrong.
 LARGEST_ROTATION_DEGREES = 60.0
 
+_WHAT: dict[Purpose, str] = {
+    "series": "A series cannot be aligned with the reference series of its examination",
+    "visit": "A follow-up cannot be aligned with the baseline",
+}
+
 _LOGGER = logging.getLogger("oncotwin.imaging")
 # Below the brain the neck bends, so only this much from the top of the head downwards is aligned.
 _HEAD_DEPTH_MM = 150.0
@@ -300,12 +305,6 @@ def _displacement(transform: sitk.Euler3DTransform, point: FloatArray) -> float:
     return float(np.linalg.norm(np.asarray(transform.TransformPoint(point.tolist())) - point))
 
 
-_WHAT: dict[Purpose, str] = {
-    "series": "A series cannot be aligned with the reference series of its examination",
-    "visit": "A follow-up cannot be aligned with the baseline",
-}
-
-
 def _require_not_mirrored(similarity: float, mirrored: float, purpose: Purpose) -> None:
     if mirrored >= similarity:
         raise ImagingError(
@@ -320,7 +319,8 @@ def _require_success(quality: RegistrationQuality, purpose: Purpose) -> None:
         raise ImagingError(
             Reason.REGISTRATION_FAILED,
             f"{_WHAT[purpose]}: {quality.metric} is {quality.similarity:.2f}, at least "
-            f"{quality.threshold:.2f} is needed; check that both show the head of one patient and that their orientation is right.",
+            f"{quality.threshold:.2f} is needed; check that both show the head of one patient and that their "
+            "orientation is right.",
         )
     if quality.rotation_degrees > LARGEST_ROTATION_DEGREES:
         raise ImagingError(

@@ -78,6 +78,11 @@ def calibrated_twin(mapped: MappedStudies, priors: Priors, settings: Calibration
             f"The first {last_without + 1} visit(s) were left out: no tumour at visit {last_without + 1}."
         )
     observations = tuple(_observation(visit, mapped) for visit in modelled)
+    if not torch.any(observations[-1].whole & ~observations[-1].core):
+        warnings.append(
+            "The last visit shows no tumour around the core: of the predictions only those of the core have a "
+            "counterpart in the scans."
+        )
     tissue = _twin_tissue(mapped, observations)
     say("calibrating the growth model")
     progress = about("calibrating the growth model")

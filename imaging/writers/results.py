@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from imaging.geometry import Volume
@@ -126,6 +127,8 @@ class _ResultSet:
                 for dataset in series.datasets()
             ),
         ]
+        if prepared.correction is not None:
+            used.append(dcmread(prepared.correction.path, stop_before_pixels=True))
         return VisitEvidence(sources=used, segmentation=segmentation)
 
     def _forecast(self, number: int) -> WrittenObject:

@@ -55,9 +55,10 @@ def read(folder: Path, description: str = "post") -> tuple[AnyArray, str] | None
     found = read_annotation(catalog.visits[0], series, series.geometry)
     if found is None:
         return None
-    assert found[0].geometry is series.geometry or found[0].geometry.matches(series.geometry)
-    assert found[0].array.dtype == np.uint8
-    return found[0].array, found[1]
+    assert found.labels.geometry.matches(series.geometry)
+    assert found.labels.array.dtype == np.uint8
+    assert found.path.is_file()
+    return found.labels.array, found.source
 
 
 def refuse(folder: Path, *words: str) -> None:
