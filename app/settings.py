@@ -93,7 +93,7 @@ class TwinSection(_Section):
     ``gray_matter_ratio``: how many times slower cells move in gray matter than in white matter.
     """
 
-    grid_mm: Positive = 1.0
+    grid_mm: Positive = 1.5
     priors: PriorsSection = PriorsSection()
     core_threshold: Fraction = 0.6
     whole_threshold: Fraction = 0.2

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class Box:
             If the mask is empty.
         """
         # numpy reduces booleans many times faster than torch does
-        inside = mask.cpu().numpy()
+        inside: npt.NDArray[np.bool_] = mask.cpu().numpy()
         plane = inside.any(axis=2)
         if not plane.any():
             raise TwinError("no_tumour", "There is no tumour to put a box around.")

@@ -26,8 +26,8 @@ def test_shipped_file_shows_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("grid_mm: 1.0", "grid_mm: 0", "oncotwin.twin.grid_mm"),
-        ("grid_mm: 1.0", "gird_mm: 1.0", "oncotwin.twin.gird_mm"),
+        ("grid_mm: 1.5", "grid_mm: 0", "oncotwin.twin.grid_mm"),
+        ("grid_mm: 1.5", "gird_mm: 1.5", "oncotwin.twin.gird_mm"),
         ("[lognormal, 0.1, 0.9]", "[normal, 0.1, 0.9]", "oncotwin.twin.priors.diffusivity"),
         ("[30, 60, 90, 120, 150, 180]", "[]", "oncotwin.forecast.horizons_days"),
         ("device: auto", "device: tpu", "oncotwin.segmentation.device"),
