@@ -31,7 +31,7 @@ class Box:
         """
         # numpy reduces booleans many times faster than torch does
         inside: npt.NDArray[np.bool_] = mask.cpu().numpy()
-        plane = inside.any(axis=2)
+        plane = np.asarray(inside.any(axis=2))
         if not plane.any():
             raise TwinError("no_tumour", "There is no tumour to put a box around.")
         filled = (plane.any(axis=1), plane.any(axis=0), inside.any(axis=(0, 1)))
