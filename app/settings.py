@@ -75,7 +75,7 @@ class SegmentationSection(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     min_component_ml: Positive = 0.2
-    uncertainty_warning: Fraction = 0.4
+    uncertainty_warning: Fraction = 0.6
 
 
 class PriorsSection(_Section):

@@ -93,7 +93,7 @@ class TumourSegmenterOperator(Operator):
             )
         if np.any(labels.array) and result.uncertainty > self.uncertainty_warning:
             warnings.append(
-                f"The network is unsure about visit {number} (mean entropy {result.uncertainty:.2f}, usual "
-                f"below {self.uncertainty_warning:.2f}): check its contours before using any number below."
+                f"The network is unsure about visit {number} (mean entropy {result.uncertainty:.2f}, 0 sure to 1 "
+                f"guessing): check its contours before using any number below."
             )
         return SegmentedVisit(prepared, labels, "network", result.uncertainty)

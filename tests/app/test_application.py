@@ -6,6 +6,8 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from imaging.labels import region_mask, volumes_ml
 from imaging.reader import read_volume
 from imaging.role_selection import select_roles
 from tests.app.conftest import Run, draw
-from training.phantom import PhantomSettings, PhantomTruth, make_phantom
+from training.nifti_to_dicom import visits_in_folder, wrap_nifti
+from training.phantom import PhantomTruth
 
 RunApp = Callable[..., Run]
 
@@ -145,13 +148,13 @@ def test_one_visit_found_by_the_network(run_app: RunApp, phantom: PhantomTruth, 
     assert volumes == pytest.approx(result["visits"][0]["volumes_ml"])
 
 
-def test_a_follow_up_of_another_head_stops_the_run(run_app: RunApp, patient: Path, tmp_path: Path) -> None:
-    stranger = make_phantom(
-        tmp_path / "stranger", PhantomSettings(preset="small", visit_days=(0, 60), seed=7, anatomy_seed=99)
+def test_a_follow_up_of_another_head_stops_the_run(run_app: RunApp, shared: Path, tmp_path: Path) -> None:
+    """Two real patients under one PatientID; phantoms would not do, since all grow on one atlas."""
+    (baseline, _), (stranger,) = (
+        visits_in_folder(shared / "cases" / name) for name in ("glioma_two_visits", "glioma_one_visit")
     )
-    (patient / "visit2").rename(tmp_path / "unused")
-    (stranger.dicom_folder / "visit2").rename(patient / "visit2")
-    run = run_app(patient)
+    wrap_nifti([baseline, replace(stranger, when=baseline.when + timedelta(days=90))], tmp_path / "patient")
+    run = run_app(tmp_path / "patient")
     assert run.exit_code == 4
     assert "[registration_failed]" in run.stderr
     assert not run.output.exists()
