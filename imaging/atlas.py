@@ -45,6 +45,8 @@ _MARGIN_MM = 14.0
 _ROUNDS = ((4.0, 30), (4.0, 30), (2.0, 15))
 _STIFFNESS_MM = 5.0
 _OUTLINE_TOLERANCE_MM = 5.0
+# What pulls the maps should be sharp; what is handed out should not claim more than one voxel can know.
+_TRUST_IN_INTENSITY = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +220,7 @@ def _bend(atlas: Atlas, affine: FloatArray, patient: _Patient) -> _Chart:
     straight = _sampled(atlas, chart.transform(), grid)
     for spacing, iterations in _ROUNDS:
         priors = _sampled(atlas, chart.transform(), grid)
-        target = _tissue_of(patient, _brain_of(patient, priors), priors)
+        target = _tissue_of(patient, _brain_of(patient, priors), priors, trust=1.0)
         # No force where the tumour is: the maps follow their surroundings there.
         target[:, patient.disturbed] = priors[:, patient.disturbed]
         chart = _Chart(
@@ -257,7 +259,7 @@ def _sampled(atlas: Atlas, transform: sitk.Transform, grid: Geometry) -> npt.NDA
 
 
 def _tissue_of(
-    patient: _Patient, brain: BoolArray, priors: npt.NDArray[np.float32]
+    patient: _Patient, brain: BoolArray, priors: npt.NDArray[np.float32], trust: float
 ) -> npt.NDArray[np.float32]:
     """``(3, I, J, K)`` tissue of the patient, summing to 1 in ``brain`` and 0 outside; priors in the lesion."""
     # The outline is known by now: the maps only have to say which tissue, also a little beyond their own.
@@ -286,7 +288,7 @@ def _maps_on(grid: Geometry, atlas: Atlas, chart: _Chart, patient: _Patient) -> 
     work = patient.image.geometry
     priors = _sampled(atlas, chart.transform(), work)
     brain = _brain_of(patient, priors)
-    tissue = _tissue_of(patient, brain, priors)
+    tissue = _tissue_of(patient, brain, priors, _TRUST_IN_INTENSITY)
     mask = Volume(brain.astype(np.float32), work).resampled(grid).array > 0.5
     maps = np.stack([Volume(t, work).resampled(grid).array for t in tissue]) * mask
     maps /= np.maximum(maps.sum(axis=0), 1e-6)

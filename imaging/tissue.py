@@ -17,9 +17,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 _BIAS_SIGMA_MM = 30.0
 _ITERATIONS = 6
-# Neighbouring voxels share noise, bias and partial volume, so they are not as many witnesses as they are voxels:
-# each likelihood counts half against the maps. It raises every Dice of docs/registration.md.
-_LIKELIHOOD_EXPONENT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +33,7 @@ def classify(
     priors: FloatArray,
     region: BoolArray,
     spacing: Sequence[float],
+    trust: float = 1.0,
 ) -> tuple[npt.NDArray[np.float32], Mixture]:
     """Posterior probability of each class: one normal distribution per class, a prior map, a smooth bias.
 
@@ -52,6 +50,9 @@ def classify(
         ``(I, J, K)`` voxels that may teach the means; the posterior is returned everywhere.
     spacing : sequence of float
         mm.
+    trust : float
+        Exponent of the likelihood in the posterior that is returned. Neighbouring voxels share noise, bias
+        and partial volume, so that they are fewer witnesses than voxels; below 1 the maps gain weight.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def classify(
         field = _bias(values, posterior, means, variances, region, sigma)
         bias = field[region]
     mixture = Mixture(means, variances, field)
-    return _posterior(intensity / field, priors, means, variances), mixture
+    return _posterior(intensity / field, priors, means, variances, trust), mixture
 
 
 def _moments(values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -84,14 +85,14 @@ def _moments(values: FloatArray, weights: FloatArray) -> tuple[FloatArray, Float
 
 
 def _posterior(
-    values: FloatArray, priors: FloatArray, means: FloatArray, variances: FloatArray
+    values: FloatArray, priors: FloatArray, means: FloatArray, variances: FloatArray, trust: float = 1.0
 ) -> npt.NDArray[np.float32]:
     joint = np.empty(priors.shape, dtype=np.float32)
     for c, (mean, variance) in enumerate(zip(means, variances, strict=True)):
         # Beyond 3.5 standard deviations every class explains a voxel equally badly: the prior decides.
         distance = np.minimum((values - mean) ** 2 / variance, 12.0)
         likelihood = np.exp(-0.5 * distance) / np.sqrt(variance)
-        joint[c] = (priors[c] + 1e-4) * likelihood**_LIKELIHOOD_EXPONENT
+        joint[c] = (priors[c] + 1e-4) * likelihood**trust
     posterior: npt.NDArray[np.float32] = joint / joint.sum(axis=0)
     return posterior
 

@@ -222,7 +222,10 @@ def _grow(
         density[active] = grown[0, 0]
         now = day
         counts.append(
-            (voxels(density[active] > settings.core_threshold), voxels(density[active] > settings.whole_threshold))
+            (
+                voxels(density[active] > settings.core_threshold),
+                voxels(density[active] > settings.whole_threshold),
+            )
         )
         if day in horizons:
             densities.append(density.float().clone())

@@ -171,6 +171,6 @@ def test_real_follow_up_passes_and_real_stranger_does_not(shared: Path) -> None:
 
 def test_real_mirrored_head_is_refused(shared: Path) -> None:
     """Of this head the mirror image passes the threshold; only the comparison of both readings refuses it."""
-    image = _case(shared / "cases" / "glioma_two_visits" / "BraTSReg_002_00_0000_t1ce.nii.gz")
+    image = _case(shared / "cases" / "glioma_two_visits" / "BraTSReg_002_01_0262_t1ce.nii.gz")
     with pytest.raises(ImagingError, match="left and right"):
         register_rigid(image, image.with_array(image.array[::-1].copy()), purpose="visit")
