@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,10 +80,19 @@ def show_progress() -> None:
     logger.propagate = False
 
 
+def silence_libraries() -> None:
+    """Keep quiet what would show values of DICOM attributes, and one warning about something harmless."""
+    for library in ("pydicom", "highdicom"):
+        warnings.filterwarnings("ignore", module=library)
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="Current stack size", category=RuntimeWarning)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the application; returns the exit code."""
     options = parse_arguments(arguments)
     show_progress()
+    silence_libraries()
     logging.getLogger("oncotwin").info("starting")
 
     from app.settings import SettingsError, load_settings
