@@ -265,9 +265,8 @@ def _tissue_of(
     # The outline is known by now: the maps only have to say which tissue, also a little beyond their own.
     soft = np.stack([ndimage.gaussian_filter(p, 1.0) for p in priors]) + 1e-3
     soft /= soft.sum(axis=0)
-    tissue, _ = classify(
-        patient.image.array, soft, brain & ~patient.disturbed, patient.image.geometry.spacing
-    )
+    spacing = patient.image.geometry.spacing
+    tissue, _ = classify(patient.image.array, soft, brain & ~patient.disturbed, spacing, trust)
     tissue[:, patient.lesion] = soft[:, patient.lesion]
     return tissue * brain
 
