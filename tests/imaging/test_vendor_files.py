@@ -79,7 +79,7 @@ def one_series(folder: Path) -> Series | RefusedSeries:
 def dcm2niix() -> str:
     found = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
     if found is None:
-        pytest.skip("dcm2niix is not installed")
+        pytest.fail("dcm2niix is not installed: make test installs it from requirements-dev.txt")
     return found
 
 
