@@ -91,6 +91,7 @@ class TumourSegmenterOperator(Operator):
             warnings.append(
                 f"Visit {number} was segmented without {', '.join(result.missing_roles).upper()}."
             )
+        warnings += [f"Visit {number}: {reason}" for reason in result.out_of_family]
         if np.any(labels.array) and result.uncertainty > self.uncertainty_warning:
             warnings.append(
                 f"The network is unsure about visit {number} (mean entropy {result.uncertainty:.2f}, 0 sure to 1 "

@@ -20,7 +20,8 @@ from imaging.geometry import Geometry, Volume
 from imaging.reader import read_volume
 from segmentation.bundle import ROLES, find_bundle
 from segmentation.errors import ModelError
-from segmentation.inference import SegmentationResult, TumourSegmenter, drop_small_components
+from segmentation.inference import SegmentationResult, TumourSegmenter
+from segmentation.postprocess import drop_small_components
 
 _REFERENCE_ORDER = ("t1ce", "t1", "flair", "t2")
 _REGIONS = {"NCR": (1,), "ED": (2,), "ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
@@ -67,12 +68,10 @@ def on_grid(volume: Volume, grid: Geometry) -> Volume:
 
 
 def labels_on(result: SegmentationResult, grid: Geometry, target: Geometry) -> Volume:
-    """Most probable label at every voxel of another grid, without the components the result has dropped."""
-    kept = (result.labels > 0) | (result.probabilities.argmax(0) == 0)
-    probabilities = torch.where(kept, result.probabilities, torch.tensor([1.0, 0, 0, 0]).view(4, 1, 1, 1))
+    """Most probable label at every voxel of another grid."""
     channels = [
         Volume(p.numpy(), grid).resampled(target, outside=1.0 if label == 0 else 0.0).array
-        for label, p in enumerate(probabilities)
+        for label, p in enumerate(result.probabilities)
     ]
     return Volume(np.argmax(np.stack(channels), axis=0).astype(np.uint8), target)
 
@@ -91,6 +90,8 @@ def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component
     result = segmenter(tensors, min_component_ml=min_component_ml)
     for role in result.missing_roles:
         print(f"note: segmented without {role.upper()}", file=sys.stderr)
+    for reason in result.out_of_family:
+        print(f"note: {reason}", file=sys.stderr)
     labels = labels_on(result, grid, reference)
     minimum = min_component_ml * 1000 / reference.voxel_volume_mm3
     return labels.with_array(drop_small_components(torch.from_numpy(labels.array), minimum).numpy())

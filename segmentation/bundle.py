@@ -70,6 +70,12 @@ class ModelDescription:
         One sentence from the bundle.
     normalisation
         "head": `segmentation.transforms.normalise`. "nonzero": z-score over non-zero voxels, as public bundles do.
+    brain_output
+        Whether a fifth output channel gives the brain mask by a sigmoid of its own ("labels" only).
+    largest_uncertainty
+        Mean entropy that 95 of 100 cases of the model's own family stay below; None: not known.
+    brain_volume_ml
+        Range of the brain's volume in the model's family, mL; None: not known.
     """
 
     name: str
@@ -82,6 +88,9 @@ class ModelDescription:
     required_roles: frozenset[str]
     intended_use: str
     normalisation: Literal["head", "nonzero"] = "nonzero"
+    brain_output: bool = False
+    largest_uncertainty: float | None = None
+    brain_volume_ml: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.input_roles) != sorted(set(self.input_roles)) or not set(self.input_roles) <= set(
@@ -110,7 +119,7 @@ class ModelDescription:
     @property
     def channels_out(self) -> int:
         """Number of output channels of the network."""
-        return 4 if self.head == "labels" else 3
+        return (5 if self.brain_output else 4) if self.head == "labels" else 3
 
 
 def find_bundle(models: Path) -> Path:
@@ -177,6 +186,7 @@ def _channels(
 
 def _describe(bundle: Path, metadata: Mapping[str, Any], sha256: str) -> ModelDescription:
     ours = metadata.get("oncotwin", {})
+    family = ours.get("family", {})
     name = str(metadata.get("name", bundle.name))
     head = ours.get("head", "regions")
     input_roles = _channels(metadata, "inputs", _ROLE_NAMES, name)
@@ -191,6 +201,9 @@ def _describe(bundle: Path, metadata: Mapping[str, Any], sha256: str) -> ModelDe
         required_roles=frozenset(ours.get("required_roles", input_roles)),
         intended_use=str(metadata.get("intended_use", "not stated")),
         normalisation=ours.get("normalisation", "nonzero"),
+        brain_output=bool(ours.get("brain_output", False)),
+        largest_uncertainty=family.get("largest_uncertainty"),
+        brain_volume_ml=tuple(family["brain_volume_ml"]) if "brain_volume_ml" in family else None,
     )
 
 

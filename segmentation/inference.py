@@ -8,24 +8,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as functional
 from monai.inferers import SlidingWindowInferer
-from scipy import ndimage
 from torch import Tensor, nn
 
 from segmentation.bundle import ModelDescription, load_bundle
 from segmentation.errors import ModelError
+from segmentation.postprocess import (
+    drop_small_components,
+    entropy_map,
+    interpret,
+    largest_component,
+    mean_entropy,
+    out_of_family,
+    set_background,
+)
 from segmentation.resources import available_bytes, has_native_bfloat16, pick_device
 from segmentation.transforms import head_mask, normalise, normalise_nonzero
 
 log = logging.getLogger("oncotwin.segmentation")
 
 GRID_MULTIPLE = 8  # three halvings in the network
-_MARGIN = 4  # voxels kept around the head
+BOX_MARGIN = 4  # voxels kept around the head
 _BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 _WINDOW = 96
+_VARIANTS = (1, 2, 8)
 
 
 @dataclass(frozen=True)
@@ -35,19 +43,29 @@ class SegmentationResult:
     Attributes
     ----------
     probabilities
-        float32 (4, I, J, K): background, NCR, ED, ET; sums to 1.
+        float32 (4, I, J, K): background, NCR, ED, ET; sums to 1. Certain background outside the brain and in
+        components below the size asked for, as in `labels`.
     labels
         uint8 (I, J, K): 0 background, 1 NCR, 2 ED, 3 ET, without components below the size asked for.
     uncertainty
         Mean voxel entropy inside the predicted whole tumour divided by log 4, 0 to 1; 0 where there is no tumour.
     missing_roles
         Contrasts the model knows and was not given.
+    uncertainty_map
+        float32 (I, J, K): voxel entropy of the averaged answers divided by log 4, 0 to 1.
+    brain_mask
+        bool (I, J, K): the brain as the network sees it; None for a model without that output.
+    out_of_family
+        Why this case is unlike those the model knows, one sentence each; empty for a case of its family.
     """
 
     probabilities: Tensor
     labels: Tensor
     uncertainty: float
     missing_roles: tuple[str, ...]
+    uncertainty_map: Tensor
+    brain_mask: Tensor | None = None
+    out_of_family: tuple[str, ...] = ()
 
 
 class TumourSegmenter:
@@ -61,8 +79,13 @@ class TumourSegmenter:
         float32 (B, C, I, J, K) -> (B, 4 or 3, I, J, K).
     device
         Where it runs.
-    mirror
-        Average with the answer for the left-right mirrored images: twice the time, no preferred side.
+    variants
+        Answers to average: 1; 2, with the images mirrored left-right, so that no side is preferred; or 8, these at
+        four places of the network's raster of 8 voxels.
+    second_pass
+        Normalise intensities again inside the brain that the first pass has found, where the model finds one.
+    bfloat16
+        Compute in bfloat16; None: where the device has it in hardware.
     memory_bytes
         Memory the network may use for one whole crop; None: 60 % of what is free when it is called.
     """
@@ -73,19 +96,30 @@ class TumourSegmenter:
         network: nn.Module,
         device: torch.device,
         *,
-        mirror: bool = True,
+        variants: int = 2,
+        second_pass: bool = True,
+        bfloat16: bool | None = None,
         memory_bytes: int | None = None,
     ) -> None:
+        if variants not in _VARIANTS:
+            raise ValueError(f"variants must be one of {_VARIANTS}, not {variants}")
         self.description = description
         self.device = device
-        self.mirror = mirror
+        self.variants, self.second_pass = variants, second_pass
         self.memory_bytes = memory_bytes
         self._network = network.to(device, memory_format=torch.channels_last_3d).eval()
-        self._bfloat16 = has_native_bfloat16(device)
+        self._bfloat16 = has_native_bfloat16(device) if bfloat16 is None else bfloat16
 
     @classmethod
     def load(
-        cls, bundle: Path, *, device: str = "auto", mirror: bool = True, memory_bytes: int | None = None
+        cls,
+        bundle: Path,
+        *,
+        device: str = "auto",
+        variants: int = 2,
+        second_pass: bool = True,
+        bfloat16: bool | None = None,
+        memory_bytes: int | None = None,
     ) -> TumourSegmenter:
         """Load a MONAI bundle.
 
@@ -102,7 +136,15 @@ class TumourSegmenter:
             If the bundle or the device cannot be used.
         """
         description, network = load_bundle(bundle)
-        return cls(description, network, pick_device(device), mirror=mirror, memory_bytes=memory_bytes)
+        return cls(
+            description,
+            network,
+            pick_device(device),
+            variants=variants,
+            second_pass=second_pass,
+            bfloat16=bfloat16,
+            memory_bytes=memory_bytes,
+        )
 
     def __call__(
         self, images: Mapping[str, Tensor], *, brain_mask: Tensor | None = None, min_component_ml: float = 0.1
@@ -115,9 +157,10 @@ class TumourSegmenter:
             Role -> float32 (I, J, K), all on one axis-aligned LPS grid of `description.spacing_mm`; roles that the
             model does not require may be left out. Raw, z-scored, with or without skull.
         brain_mask
-            bool (I, J, K) or None: nothing is tumour outside it, and intensities are normalised inside it.
+            bool (I, J, K) or None: nothing is tumour outside it, and intensities are normalised inside it. Without
+            one the network's own takes its place where the model gives one.
         min_component_ml
-            Connected parts of the whole tumour smaller than this are dropped from the labels, in mL.
+            Connected parts of the whole tumour smaller than this are dropped, in mL.
 
         Raises
         ------
@@ -128,23 +171,42 @@ class TumourSegmenter:
         """
         shape = self._check(images, brain_mask)
         missing = tuple(role for role in self.description.input_roles if role not in images)
-        inputs = self._inputs(images, brain_mask, shape)
-        box = _bounding_box(inputs if brain_mask is None else brain_mask[None], shape)
-        outputs = self._run(inputs[(slice(None), *box)])
-        inside, inside_labels = _interpret(outputs, self.description)
+        probabilities, labels, found = self._pass(images, brain_mask, shape)
+        region = brain_mask
+        if found is not None and region is None and found.any():
+            region = found
+            if self.second_pass and self.description.normalisation == "head":
+                probabilities, labels, found = self._pass(images, found, shape)
+        if region is not None:
+            outside = ~region.bool()
+            set_background(probabilities, outside)
+            labels[outside] = 0
+        minimum = min_component_ml * 1000 / self.description.spacing_mm**3
+        kept = drop_small_components(labels, minimum)
+        set_background(probabilities, (labels > 0) & (kept == 0))
+        entropy = entropy_map(probabilities)
+        uncertainty = mean_entropy(entropy, kept)
+        reasons = out_of_family(self.description, uncertainty, found, bool(kept.any()))
+        return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, reasons)
 
+    def _pass(
+        self, images: Mapping[str, Tensor], region: Tensor | None, shape: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Probabilities, labels and the brain, with intensities normalised in a region or over the head."""
+        inputs = self._inputs(images, region, shape)
+        box = _bounding_box(inputs if region is None else region[None], shape)
+        outputs = self._run(inputs[(slice(None), *box)])
+        inside, inside_labels = interpret(outputs, self.description)
         probabilities = torch.zeros(4, *shape)
         probabilities[0] = 1
         probabilities[(slice(None), *box)] = inside
         labels = torch.zeros(shape, dtype=torch.uint8)
         labels[box] = inside_labels
-        if brain_mask is not None:
-            outside = ~brain_mask.bool()
-            probabilities[:, outside] = torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None]
-            labels[outside] = 0
-        minimum = min_component_ml * 1000 / self.description.spacing_mm**3
-        labels = drop_small_components(labels, minimum)
-        return SegmentationResult(probabilities, labels, _uncertainty(probabilities, labels), missing)
+        if not self.description.brain_output:
+            return probabilities, labels, None
+        brain = torch.zeros(shape, dtype=torch.bool)
+        brain[box] = outputs[4] > 0.5
+        return probabilities, labels, largest_component(brain)
 
     def _check(self, images: Mapping[str, Tensor], brain_mask: Tensor | None) -> tuple[int, int, int]:
         roles = self.description.input_roles
@@ -181,14 +243,22 @@ class TumourSegmenter:
     @torch.inference_mode()
     def _run(self, inputs: Tensor) -> Tensor:
         """Activated outputs (C, I, J, K) for normalised inputs (4, I, J, K) of any size."""
+        total = torch.zeros(self.description.channels_out, *inputs.shape[1:])
+        for mirrored, offset in _ways(self.variants):
+            given = inputs.flip(1) if mirrored else inputs
+            answer = self._at_offset(given, offset)
+            total += answer.flip(1) if mirrored else answer
+        return total / self.variants
+
+    def _at_offset(self, inputs: Tensor, offset: int) -> Tensor:
+        """The answer for images pushed `offset` voxels along each axis of the network's raster."""
         size = inputs.shape[1:]
-        padding = [p for n in reversed(size) for p in (0, -n % GRID_MULTIPLE)]
+        padding = [p for n in reversed(size) for p in (offset, -(n + offset) % GRID_MULTIPLE)]
         padded = functional.pad(inputs[None], padding, mode="replicate").to(self.device)
         padded = padded.contiguous(memory_format=torch.channels_last_3d)
-        outputs = self._activated(padded)
-        if self.mirror:
-            outputs = 0.5 * (outputs + self._activated(padded.flip(2)).flip(2))
-        return outputs[0, :, : size[0], : size[1], : size[2]].float().cpu()
+        outputs = self._activated(padded)[0]
+        crop = (slice(None), *(slice(offset, offset + n) for n in size))
+        return outputs[crop].float().cpu()
 
     def _activated(self, inputs: Tensor) -> Tensor:
         limit = self.memory_bytes if self.memory_bytes is not None else 0.6 * available_bytes(self.device)
@@ -203,7 +273,17 @@ class TumourSegmenter:
                     inputs, self._network
                 )
         outputs = outputs.float()
-        return outputs.softmax(1) if self.description.head == "labels" else outputs.sigmoid()
+        if self.description.head == "regions":
+            return outputs.sigmoid()
+        return torch.cat([outputs[:, :4].softmax(1), outputs[:, 4:].sigmoid()], dim=1)
+
+
+def _ways(variants: int) -> list[tuple[bool, int]]:
+    """(mirrored, offset in voxels) of each answer to average."""
+    offsets = (0, 2, 4, 6) if variants == 8 else (0,)
+    return [
+        (mirrored, offset) for offset in offsets for mirrored in ((False, True) if variants > 1 else (False,))
+    ]
 
 
 def _bounding_box(inputs: Tensor, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
@@ -214,42 +294,5 @@ def _bounding_box(inputs: Tensor, shape: tuple[int, int, int]) -> tuple[slice, s
         others = [a for a in range(3) if a != axis]
         used = torch.nonzero(filled.any(dim=others[1]).any(dim=others[0]))
         low, high = (int(used[0]), int(used[-1])) if len(used) else (0, length - 1)
-        sides.append(slice(max(0, low - _MARGIN), min(length, high + 1 + _MARGIN)))
+        sides.append(slice(max(0, low - BOX_MARGIN), min(length, high + 1 + BOX_MARGIN)))
     return sides[0], sides[1], sides[2]
-
-
-def _interpret(outputs: Tensor, description: ModelDescription) -> tuple[Tensor, Tensor]:
-    """Class probabilities (4, ...) and labels (...) from the network's activated outputs."""
-    if description.head == "labels":
-        return outputs, outputs.argmax(0).to(torch.uint8)
-    whole, core, enhancing = (
-        outputs[description.region_order.index(region)] for region in ("WT", "TC", "ET")
-    )
-    core = torch.maximum(core, enhancing)
-    whole = torch.maximum(whole, core)
-    probabilities = torch.stack([1 - whole, core - enhancing, whole - core, enhancing])
-    labels = torch.zeros(whole.shape, dtype=torch.uint8)
-    labels[whole > 0.5] = 2
-    labels[core > 0.5] = 1
-    labels[enhancing > 0.5] = 3
-    return probabilities, labels
-
-
-def drop_small_components(labels: Tensor, minimum_voxels: float) -> Tensor:
-    """Labels without connected parts (26 neighbours) of the whole tumour smaller than a number of voxels."""
-    tumour = labels.numpy() > 0
-    parts, count = ndimage.label(tumour, structure=np.ones((3, 3, 3)))
-    if count == 0:
-        return labels
-    sizes = np.bincount(parts.ravel())
-    kept = sizes >= minimum_voxels
-    kept[0] = False
-    return labels * torch.from_numpy(kept[parts])
-
-
-def _uncertainty(probabilities: Tensor, labels: Tensor) -> float:
-    inside = probabilities[:, labels > 0]
-    if inside.shape[1] == 0:
-        return 0.0
-    entropy = -(inside * inside.clamp(min=1e-12).log()).sum(0) / math.log(4)
-    return float(entropy.mean().clamp(0, 1))

@@ -1,4 +1,7 @@
-"""The default network: MONAI's SegResNet (Myronenko 2018) in the size of the public BraTS bundle, four classes out."""
+"""The default network: MONAI's SegResNet (Myronenko 2018) in the size of the public BraTS bundle.
+
+Five channels out: softmax over background, NCR, ED and ET, and a sigmoid of its own for the brain mask.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ NETWORK_ARGUMENTS: dict[str, Any] = {
     "spatial_dims": 3,
     "init_filters": 16,
     "in_channels": 4,
-    "out_channels": 4,
+    "out_channels": 5,
     "blocks_down": [1, 2, 2, 4],
     "blocks_up": [1, 1, 1],
 }

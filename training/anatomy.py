@@ -19,12 +19,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from training.fields import Shape, smooth_noise
+from training.vessels import REACH_MM, STRUCTURES, closeness_maps
 
 SPACING_MM = 2.0
 HEAD_SHAPE: Shape = (112, 128, 112)
 
-# Codes of `Head.outer`, the tissues that are not brain. Enhancing vessels, dura and choroid plexus are normal.
-NO_TISSUE, OUTER_CSF, SKULL, MARROW, FAT, MUSCLE, VESSEL, EYE = range(8)
+# Codes of `Head.outer`, the tissues that are not brain. Vessels, choroid plexus, dura and mucosa enhance normally.
+NO_TISSUE, OUTER_CSF, SKULL, MARROW, FAT, MUSCLE, VESSEL, EYE, CHOROID, DURA, MUCOSA, ARTERY = range(12)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class Head:
         float32 (3, I, J, K): fractions of CSF, grey and white matter; their sum is at most 1.
     outer
         uint8 (I, J, K): code of the tissue that fills the rest of the voxel, `NO_TISSUE` in air.
+    brain
+        bool (I, J, K): inside the brain's outer surface, with its fluid, vessels and choroid plexus.
     """
 
     tissue: Tensor
     outer: Tensor
+    brain: Tensor
 
 
 def _wheel_map(kind: str) -> np.ndarray:
@@ -58,7 +62,13 @@ def _wheel_map(kind: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def atlas() -> Tensor:
-    """ICBM152 fractions of CSF, grey, white matter and the superior sagittal sinus, float32 (4, I, J, K), 2 mm."""
+    """ICBM152 fractions of CSF, grey, white matter and superior sagittal sinus, then `closeness_maps`; 2 mm.
+
+    Returns
+    -------
+    Tensor
+        float32 (4 + len(STRUCTURES), I, J, K), LPS array order.
+    """
     grey, white, t1 = (_wheel_map(kind) for kind in ("gm", "wm", "t1"))
     mask = ndimage.binary_fill_holes(t1 > 0)
     csf = np.clip(mask - grey - white, 0, 1) * mask
@@ -67,7 +77,12 @@ def atlas() -> Tensor:
     upper = np.arange(mask.shape[2])[None, None] > 0.45 * mask.shape[2]
     sinus = (outside > 0) & (outside < 7) & (middle < 4) & upper
     maps = torch.from_numpy(np.stack([csf, grey * mask, white * mask, sinus]).astype(np.float32))
-    return functional.avg_pool3d(maps[None], 2, ceil_mode=True)[0]
+    maps = functional.avg_pool3d(maps[None], 2, ceil_mode=True)[0]
+    axes = [2 * np.arange(n) + 0.5 for n in maps.shape[1:]]
+    i, j, k = np.meshgrid(*axes, indexing="ij")
+    # The template's world origin lies at voxel (98, 134, 72) of its 1 mm grid; i and j are flipped here.
+    closeness = closeness_maps(np.stack([98 - i, 98 - j, k - 72], axis=-1))
+    return torch.cat([maps, torch.from_numpy(closeness)])
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -113,12 +128,49 @@ def random_head(rng: np.random.Generator, shape: Shape = HEAD_SHAPE) -> Head:
     source = source + _ventricle_change(rng, source)
     warped = sample_at(atlas(), source)
     tissue = warped[:3]
-    return Head(tissue, _outer_layers(rng, tissue, warped[3], shape))
+    brain = torch.from_numpy(ndimage.binary_fill_holes((tissue.sum(0) > 0.5).numpy()))
+    if rng.random() < 0.5:
+        _widen_sulci(rng, tissue)
+    return Head(tissue, _outer_layers(rng, tissue, warped[3:], brain, shape), brain)
 
 
-def _outer_layers(rng: np.random.Generator, tissue: Tensor, sinus: Tensor, shape: Shape) -> Tensor:
-    fraction = tissue.sum(0)
-    brain = (fraction > 0.5).numpy()
+def _widen_sulci(rng: np.random.Generator, tissue: Tensor) -> None:
+    """Atrophy: fluid takes the place of grey matter next to it, more so in some lobes (changes `tissue`)."""
+    near_fluid = functional.avg_pool3d(tissue[None, :1], 3, stride=1, padding=1)[0, 0]
+    lobes = 1 + 0.6 * smooth_noise(rng, tuple(tissue.shape[1:]), 24)[0]  # type: ignore[arg-type]
+    lost = tissue[1] * (rng.uniform(0.2, 1.6) * near_fluid * lobes.clamp(min=0)).clamp(max=0.9)
+    tissue[0] += lost
+    tissue[1] -= lost
+
+
+def white_matter_change(rng: np.random.Generator, head: Head) -> Tensor:
+    """Caps, rims and spots in the white matter of the old, which are bright in FLAIR and no tumour.
+
+    Returns
+    -------
+    Tensor
+        float32 (I, J, K) in [0, 1]: how fully the change has replaced white matter's own signal.
+    """
+    shape: Shape = tuple(head.outer.shape)  # type: ignore[assignment]
+    cortex = (
+        torch.from_numpy(ndimage.distance_transform_edt(head.brain.numpy()).astype(np.float32)) * SPACING_MM
+    )
+    deep = (head.tissue[0] > 0.5) & (cortex > 22)
+    if not deep.any():
+        return torch.zeros(shape)
+    ventricle = (
+        torch.from_numpy(ndimage.distance_transform_edt(~deep.numpy()).astype(np.float32)) * SPACING_MM
+    )
+    noise = smooth_noise(rng, shape, 7)[0]
+    rim = ((rng.uniform(0, 4) * (1 + 0.5 * noise) - ventricle) / 3 + 0.5).clamp(0, 1)
+    spots = ((smooth_noise(rng, shape, 3)[0] - rng.uniform(1.3, 2.2)) * 3).clamp(0, 1) * (cortex > 8)
+    return torch.maximum(rim, spots * (rng.random() < 0.4)) * (head.tissue[2] > 0.5)
+
+
+def _outer_layers(
+    rng: np.random.Generator, tissue: Tensor, structures: Tensor, inside: Tensor, shape: Shape
+) -> Tensor:
+    brain = inside.numpy()
     outside = torch.from_numpy(ndimage.distance_transform_edt(~brain).astype(np.float32)) * SPACING_MM
     variation = smooth_noise(rng, shape, 16, 3)
     position = grid_positions(shape) * SPACING_MM
@@ -136,7 +188,9 @@ def _outer_layers(rng: np.random.Generator, tissue: Tensor, sinus: Tensor, shape
     outer[outside <= scalp_end] = FAT
     muscle = (soft[0] > rng.uniform(-0.3, 0.5)) & ((outside < skull_end + rng.uniform(1, 5)) | (below > 0.4))
     outer[(outside <= scalp_end) & muscle] = MUSCLE
-    outer[(outside <= scalp_end) & (below > 0.4) & (soft[1] > 0.8)] = NO_TISSUE  # sinuses, airways
+    airway = rng.uniform(0.6, 1.0)
+    outer[(outside <= scalp_end) & (below > 0.4) & (soft[1] > airway - rng.uniform(0.05, 0.5))] = MUCOSA
+    outer[(outside <= scalp_end) & (below > 0.4) & (soft[1] > airway)] = NO_TISSUE  # sinuses, airways
     outer[(outside <= scalp_end) & (outside > scalp_end - 2.5) & (soft[1] < 0.2)] = MUSCLE  # skin
     outer[outside <= skull_end] = SKULL
     diploe = (outside - csf_end) / (skull_end - csf_end).clamp(min=0.1)
@@ -145,7 +199,7 @@ def _outer_layers(rng: np.random.Generator, tissue: Tensor, sinus: Tensor, shape
     outer[(outside <= skull_end) & (below > 0.7) & (soft[1] > 0.2)] = MUSCLE  # skull base, orbit, neck
     outer[outside <= csf_end] = OUTER_CSF
     _add_eyes(rng, outer, position, centre, brain)
-    _add_enhancing(rng, outer, tissue, sinus, outside, shape)
+    _add_enhancing(rng, outer, tissue, structures, outside, shape)
     return outer
 
 
@@ -167,22 +221,31 @@ def _add_eyes(
 
 
 def _add_enhancing(
-    rng: np.random.Generator, outer: Tensor, tissue: Tensor, sinus: Tensor, outside: Tensor, shape: Shape
+    rng: np.random.Generator, outer: Tensor, tissue: Tensor, structures: Tensor, outside: Tensor, shape: Shape
 ) -> None:
-    """Normal structures that take up contrast: sinus, dura, vessels, choroid plexus. They replace brain fluid."""
+    """Normal structures that take up contrast. They replace brain and fluid (change `outer` and `tissue`)."""
+    near = dict(zip(STRUCTURES, structures[1:], strict=True))
+    wobble = 0.8 * smooth_noise(rng, shape, 5)[0]
+
+    def within(name: str, low: float, high: float) -> Tensor:
+        """Closer to a structure than a random radius (mm) that varies along it."""
+        return near[name] > REACH_MM - rng.uniform(low, high) + wobble
+
     curves = smooth_noise(rng, shape, 9, 2)
-    width = rng.uniform(0.05, 0.16)
-    vessel = (curves.abs() < width).all(0) & (outside < 4) & (tissue[2] < 0.5)
-    dura = (
-        (outside > 0)
-        & (outside <= rng.uniform(1, 4.5))
-        & (smooth_noise(rng, shape, 12)[0] > rng.uniform(-1, 1.5))
-    )
-    depth = (
-        torch.from_numpy(ndimage.distance_transform_edt((outside == 0).numpy()).astype(np.float32))
-        * SPACING_MM
-    )
-    choroid = (depth > 24) & (tissue[0] > 0.5) & (smooth_noise(rng, shape, 4)[0] > rng.uniform(0.5, 1.3))
-    enhancing = vessel | dura | choroid | (sinus > 0.4)
-    outer[enhancing] = VESSEL
-    tissue *= ~enhancing
+    veins = (curves.abs() < rng.uniform(0.05, 0.16)).all(0) & (outside < 4) & (tissue[2] < 0.5)
+    patches = smooth_noise(rng, shape, 12)[0] > rng.uniform(-1, 1.5)
+    dura = (outside > 0) & (outside <= rng.uniform(1, 4.5)) & patches
+    dura |= within("falx", -1.0, 1.6) | within("tentorium", -1.0, 1.8)
+    plexus = within("choroid", 1.0, 5.0) & (tissue[0] > rng.uniform(0.2, 0.5))
+    depth = torch.from_numpy(ndimage.distance_transform_edt((outside == 0).numpy())) * SPACING_MM
+    plexus |= (depth > 24) & (tissue[0] > 0.5) & (smooth_noise(rng, shape, 4)[0] > rng.uniform(0.7, 1.6))
+    sinuses = (structures[0] > 0.4) | within("lateral sinus", 2.0, 5.0)
+    sinuses |= within("deep veins", 0.5, 3.0) | within("skull base", 2.0, 7.0) | veins
+    for code, where in (
+        (DURA, dura),
+        (CHOROID, plexus),
+        (ARTERY, within("arteries", 0.3, 2.8)),
+        (VESSEL, sinuses),
+    ):
+        outer[where] = code
+        tissue *= ~where

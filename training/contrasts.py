@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,26 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.anatomy import EYE, FAT, MARROW, MUSCLE, OUTER_CSF, SKULL, VESSEL
+from training.anatomy import (
+    ARTERY,
+    CHOROID,
+    DURA,
+    EYE,
+    FAT,
+    MARROW,
+    MUCOSA,
+    MUSCLE,
+    OUTER_CSF,
+    SKULL,
+    VESSEL,
+    Head,
+)
 from training.fields import Shape, blur, smooth_noise
-from training.tumours import ED, ET, NCR
+from training.scanner_faults import spoil
+from training.tumours import ED, ET, NCR, Diseased
 
 ROLES = ("t1", "t1ce", "t2", "flair")
-_OUTER = 8
+_OUTER = 12
 _CSF, _GREY, _WHITE = range(3)
 
 
@@ -29,7 +44,13 @@ class Contrast:
     tumour
         float (4, 4): signal by label (column 0 unused).
     outer
-        float (4, 8): signal by code of `Head.outer`.
+        float (4, 12): signal by code of `Head.outer`.
+    clusters
+        float (4, 7, 3): factors on the signal of three random parts of each of CSF, grey, white and labels 0 to 3.
+    white_matter_change
+        float (4,): signal of the white-matter change of the old.
+    spoiled
+        (kind, channel) of at most one scanner fault: "gibbs", "spikes" or "motion"; ("", 0) for none.
     stripped
         Skull, scalp and air are cut away and set to exactly 0.
     brain_statistics
@@ -41,6 +62,9 @@ class Contrast:
     outer: np.ndarray
     texture: np.ndarray
     tumour_texture: float
+    clusters: np.ndarray
+    white_matter_change: np.ndarray
+    spoiled: tuple[str, int]
     bias: np.ndarray
     noise: np.ndarray
     blur: np.ndarray
@@ -50,10 +74,11 @@ class Contrast:
     shift: np.ndarray
     stripped: bool
     strip_vessels: bool
+    strip_errors: bool
     brain_statistics: bool
 
 
-def _ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Tissue and tumour signal that keep the order radiologists expect, with room for vendors and field strengths."""
     tissue, tumour = np.zeros((4, 3)), np.zeros((4, 4))
     white = 1.0
@@ -89,7 +114,8 @@ def _ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return tissue, tumour
 
 
-def _outer_signal(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
+def outer_signal(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
+    """Signal (4, 12) of what is not brain tissue, by code of `Head.outer`, next to that of tissue (4, 3)."""
     outer = np.zeros((4, _OUTER))
     brightest = tissue.max(1)
     outer[:, OUTER_CSF] = tissue[:, _CSF]
@@ -102,18 +128,30 @@ def _outer_signal(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
     outer[:, MUSCLE] = tissue[:, _GREY] * rng.uniform([0.5, 0.6, 0.3, 0.4], [1.0, 1.5, 0.9, 1.1])
     outer[:, EYE] = tissue[:, _CSF] * rng.uniform(0.8, 1.2, 4)
     outer[:, VESSEL] = tissue[:, _GREY] * rng.uniform([0.3, 0.0, 0.1, 0.2], [1.1, 0.0, 1.0, 1.0])
-    outer[1, VESSEL] = tissue[1, _WHITE] * rng.uniform(0.9, 2.2)
+    outer[:, ARTERY] = tissue[:, _GREY] * rng.uniform([0.2, 0.0, 0.0, 0.1], [1.2, 0.0, 0.6, 0.9])
+    outer[:, CHOROID] = tissue[:, _GREY] * rng.uniform([0.7, 0.0, 0.9, 0.7], [1.1, 0.0, 1.8, 1.4])
+    outer[:, DURA] = tissue[:, _GREY] * rng.uniform([0.4, 0.0, 0.2, 0.5], [1.0, 0.0, 1.0, 1.3])
+    outer[:, MUCOSA] = tissue[:, _GREY] * rng.uniform([0.6, 0.0, 1.0, 0.9], [1.1, 0.0, 2.6, 1.8])
+    for code, low, high in (
+        (VESSEL, 1.0, 2.4),
+        (ARTERY, 0.4, 2.3),  # flow voids in some sequences
+        (CHOROID, 0.9, 2.0),
+        (DURA, 0.6, 1.9),
+        (MUCOSA, 0.9, 2.1),
+    ):
+        outer[1, code] = tissue[1, _WHITE] * rng.uniform(low, high)
     return outer
 
 
 def random_contrast(rng: np.random.Generator) -> Contrast:
     """Draw how a head is imaged: seven in eight weakly ordered, the rest with signals at random."""
     if rng.random() < 0.88:
-        tissue, tumour = _ordered_tissue(rng)
-        outer = _outer_signal(rng, tissue)
+        tissue, tumour = ordered_tissue(rng)
+        outer = outer_signal(rng, tissue)
     else:
         tissue, tumour, outer = (rng.uniform(0.05, 1.2, (4, n)) for n in (3, 4, _OUTER))
     outer[:, 0] = 0.0
+    change = tissue[:, _WHITE] * rng.uniform([0.85, 0.85, 1.0, 1.0], [1.0, 1.0, 1.5, 1.4])
     scale = rng.uniform(0.6, 1.4, (4, 1)) / np.maximum(tissue.max(1, keepdims=True), 1e-3)
     thick = rng.random(4) < 0.3
     common = rng.random() < 0.3
@@ -125,15 +163,24 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
         outer=outer * scale,
         texture=rng.uniform(0.01, 0.09, 4),
         tumour_texture=rng.uniform(1.0, 3.0),
+        clusters=np.exp(
+            rng.normal(0, 1, (4, 7, 3)) * np.r_[[0.06] * 3, [0.15] * 4].reshape(7, 1) * rng.random()
+        ),
+        white_matter_change=change * scale[:, 0],
+        spoiled=(
+            str(rng.choice(["", "gibbs", "spikes", "motion"], p=[0.8, 0.1, 0.03, 0.07])),
+            int(rng.integers(4)),
+        ),
         bias=rng.uniform(0.0, 0.35, 4),
         noise=rng.uniform(0.004, 0.06, 4),
         blur=rng.uniform(0.0, 0.75, 4),
         gamma=np.exp(rng.normal(0, 0.15, 4)),
         thick_axis=axis,
         thick_factor=np.where(thick | common, rng.uniform(1.5, 3.5, 4), 1.0),
-        shift=np.where(rng.random(4) < 0.3, rng.normal(0, 0.5, (3, 4)), 0.0).T,
+        shift=np.where(rng.random(4) < 0.4, rng.normal(0, 0.5, (3, 4)), 0.0).T,
         stripped=stripped,
         strip_vessels=bool(rng.random() < 0.5),
+        strip_errors=bool(rng.random() < 0.15),
         brain_statistics=bool(not stripped and rng.random() < 0.3),
     )
 
@@ -151,56 +198,85 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-def render(
-    rng: np.random.Generator,
-    contrast: Contrast,
-    tissue: Tensor,
-    outer: Tensor,
-    labels: Tensor,
-    oedema: Tensor,
-) -> Tensor:
-    """Images of a head or of a piece of it.
+def _parts(rng: np.random.Generator, shape: Shape) -> Tensor:
+    """Three random parts of space that cluster each class in two or three, int64 (I, J, K) in 0, 1, 2."""
+    field = smooth_noise(rng, shape, rng.uniform(4, 16))[0]
+    low, high = rng.uniform(-0.8, 0.2), rng.uniform(0.2, 0.9)
+    return (field > low).long() + (field > high).long()
 
-    Parameters
-    ----------
-    tissue, outer, labels, oedema
-        float32 (3, I, J, K), uint8, uint8 and float32 (I, J, K), as `Head` and `Diseased` hold them.
+
+def _shifted(image: Tensor, shift: np.ndarray) -> Tensor:
+    """One channel (1, I, J, K) moved by a fraction of a voxel or more along each axis, as registration leaves it."""
+    for axis, distance in enumerate(shift.tolist()):
+        whole = math.floor(distance)
+        rest = distance - whole
+        if distance != 0:
+            moved = torch.roll(image, whole, 1 + axis)
+            image = (1 - rest) * moved + rest * torch.roll(moved, 1, 1 + axis)
+    return image
+
+
+def render(rng: np.random.Generator, contrast: Contrast, case: Diseased) -> Tensor:
+    """Images of a case or of a piece of it.
 
     Returns
     -------
     Tensor
         float32 (4, I, J, K), raw intensities of t1, t1ce, t2, flair; not negative.
     """
+    tissue, outer, labels = case.head.tissue, case.head.outer, case.labels
     shape: Shape = tuple(labels.shape)  # type: ignore[assignment]
     fraction = tissue.sum(0).clamp(0, 1)
-    images = torch.einsum("rt,tijk->rijk", _tensor(contrast.tissue), tissue)
-    images = images + _tensor(contrast.outer)[:, outer.long()] * (1 - fraction)
-    signal = _tensor(contrast.tumour)[:, labels.long()]
-    weight = torch.where(labels == ED, oedema, (labels > 0).float())
-    images = images + weight * (signal - images)
+    part = _parts(rng, shape)
+    factors = _tensor(contrast.clusters)
+    # Signal of a class = first + [part > 0] (second - first) + [part > 1] (third - second): one matrix product.
+    steps = np.diff(contrast.tissue[:, :, None] * contrast.clusters[:, :3], axis=2, prepend=0.0)
+    shares = torch.cat([tissue, tissue * (part > 0), tissue * (part > 1)])
+    images = torch.einsum("rc,cijk->rijk", _tensor(np.concatenate(np.moveaxis(steps, 2, 0), axis=1)), shares)
+    images += functional.embedding(outer.long(), _tensor(contrast.outer.T)).movedim(-1, 0) * (1 - fraction)
+    aged = torch.where(labels == 0, case.oedema, 0.0)
+    images += aged * (_tensor(contrast.white_matter_change).view(4, 1, 1, 1) - images)
+    inside = labels > 0
+    if inside.any():
+        signal = (_tensor(contrast.tumour)[:, :, None] * factors[:, 3:])[
+            :, labels[inside].long(), part[inside]
+        ]
+        weight = torch.where(labels == ED, case.oedema, 1.0)[inside]
+        before = images[:, inside]
+        images[:, inside] = before + weight * (signal - before)
 
     texture = smooth_noise(rng, shape, 3, 4) + smooth_noise(rng, shape, 7, 4)
     strength = _tensor(contrast.texture).view(4, 1, 1, 1)
     images = images * (1 + strength * texture * (1 + (contrast.tumour_texture - 1) * (labels > 0)))
     for channel in range(4):
         one = images[channel : channel + 1]
-        shift = np.rint(contrast.shift[channel]).astype(int).tolist()
-        if any(shift):
-            one = torch.roll(one, shift, dims=(1, 2, 3))
+        one = _shifted(one, contrast.shift[channel])
         one = blur(one, float(contrast.blur[channel]))
         if contrast.thick_factor[channel] > 1:
             one = _thicken(one, int(contrast.thick_axis[channel]), float(contrast.thick_factor[channel]))
         images[channel : channel + 1] = one
     field = torch.exp(_tensor(contrast.bias).view(4, 1, 1, 1) * smooth_noise(rng, shape, 40, 4))
-    noise = torch.from_numpy(rng.standard_normal((4, *shape), dtype=np.float32))
-    images = (images * field + _tensor(contrast.noise).view(4, 1, 1, 1) * noise).abs()
+    images = images * field
+    kind, channel = contrast.spoiled
+    if kind:
+        images[channel] = spoil(rng, kind, images[channel])
+    # Rician noise: the length of a complex signal with the same Gaussian noise on both parts.
+    level = _tensor(contrast.noise).view(4, 1, 1, 1)
+    real, imaginary = torch.from_numpy(rng.standard_normal((2, 4, *shape), dtype=np.float32))
+    images = ((images + level * real).square() + (level * imaginary).square()).sqrt()
     images = images ** _tensor(contrast.gamma).view(4, 1, 1, 1)
     if contrast.stripped:
-        images = images * brain_region(contrast, fraction, outer)
+        images = images * brain_region(rng, contrast, case.head)
     return images
 
 
-def brain_region(contrast: Contrast, fraction: Tensor, outer: Tensor) -> Tensor:
-    """Voxels that a skull-stripper would leave, bool (I, J, K)."""
-    kept = (fraction > 0.35) | (outer == OUTER_CSF)
-    return kept | (outer == VESSEL) if contrast.strip_vessels else kept
+def brain_region(rng: np.random.Generator, contrast: Contrast, head: Head) -> Tensor:
+    """Voxels that a skull-stripper leaves, bool (I, J, K): some vessels more, and in a few heads pieces too little."""
+    kept = head.brain | (head.outer == OUTER_CSF)
+    if not contrast.strip_vessels:
+        kept = kept | (head.outer == VESSEL) | (head.outer == DURA)
+    if contrast.strip_errors:
+        surface = functional.avg_pool3d(head.brain.float()[None, None], 7, stride=1, padding=3)[0, 0] < 0.8
+        bite = smooth_noise(rng, tuple(head.outer.shape), 14)[0] > 0.9  # type: ignore[arg-type]
+        kept = kept & ~(surface & bite)
+    return kept

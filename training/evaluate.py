@@ -1,14 +1,14 @@
-"""Score a bundle: ``python -m training.evaluate [--models M] [--simulated N] [--cases FOLDER] [--pictures DIR]``.
+"""Score a bundle: ``python -m training.evaluate [--simulated N] [--held-out N] [--cases FOLDER] [--pictures DIR]``.
 
-Simulated heads are of seeds that training never uses. Real cases are folders of NIfTI files with a reference
-segmentation; their names tell the contrasts (BraTS's t1c, t1n, t2w, t2f, or T1c, Flair, ...).
+Simulated heads are of seeds that training never uses, held-out ones of another generator. Real cases are folders of
+NIfTI files with a reference segmentation; their names tell the contrasts (BraTS's t1c, t1n, t2w, t2f, or T1c, Flair).
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,16 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot
-from torch import Tensor
 
 from imaging.geometry import Volume
-from segmentation.__main__ import segment
+from segmentation.__main__ import on_grid, segment
 from segmentation.bundle import ROLES, find_bundle
 from segmentation.inference import TumourSegmenter
 from training.contrasts import random_contrast, render
 from training.generator import grow_case
-from training.losses import REGIONS, region_dice
+from training.held_out import held_out_cases
+from training.losses import REGIONS
+from training.scores import Score, score, summary
 
 HELD_OUT_SEED = 9_000_000
 SUBSETS: dict[str, tuple[str, ...]] = {"all four": ROLES, "T1CE and FLAIR": ("t1ce", "flair")}
@@ -41,48 +42,47 @@ _WITH_NON_ENHANCING = torch.tensor(
 )  # BRATS 2013: 3 non-enhancing, 4 enhancing
 
 
-@dataclass(frozen=True)
-class Score:
-    """One segmentation against its reference; volumes in mL, Dice NaN where neither has the region."""
-
-    dice: Mapping[str, float]
-    predicted_ml: Mapping[str, float]
-    reference_ml: Mapping[str, float]
-    uncertainty: float
-
-
-def _volumes(labels: Tensor, voxel_mm3: float) -> dict[str, float]:
-    members = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
-    return {
-        region: float(torch.isin(labels, torch.tensor(codes, dtype=labels.dtype)).sum()) * voxel_mm3 / 1000
-        for region, codes in members.items()
-    }
-
-
-def score(predicted: Tensor, reference: Tensor, voxel_mm3: float, uncertainty: float = float("nan")) -> Score:
-    """Compare two label maps (I, J, K)."""
-    return Score(
-        region_dice(predicted, reference),
-        _volumes(predicted, voxel_mm3),
-        _volumes(reference, voxel_mm3),
-        uncertainty,
-    )
-
-
-def simulated_scores(segmenter: TumourSegmenter, count: int, roles: Sequence[str]) -> list[Score]:
-    """Scores on `count` held-out simulated heads through the same path as real images."""
-    scores = []
+def simulated_scores(segmenter: TumourSegmenter, count: int) -> dict[str, list[Score]]:
+    """Scores on `count` held-out simulated heads by subset of contrasts, through the same path as real images."""
+    scores: dict[str, list[Score]] = {name: [] for name in SUBSETS}
     for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count):
         case = grow_case(seed)
         rng = np.random.default_rng([seed, 3])
-        images = render(
-            rng, random_contrast(rng), case.head.tissue, case.head.outer, case.labels, case.oedema
+        images = render(rng, random_contrast(rng), case)
+        for name, roles in SUBSETS.items():
+            result = segmenter({role: images[ROLES.index(role)] for role in roles})
+            scores[name].append(
+                score(
+                    result.labels,
+                    case.labels,
+                    (segmenter.description.spacing_mm,) * 3,
+                    uncertainty=result.uncertainty,
+                    probability=1 - result.probabilities[0],
+                    brain_mask=result.brain_mask,
+                )
+            )
+    return scores
+
+
+def held_out_scores(segmenter: TumourSegmenter, count: int, roles: Sequence[str]) -> list[Score]:
+    """Scores on `count` virtual patients on the network's grid, without registration as they need none."""
+    spacing = segmenter.description.spacing_mm
+    scores = []
+    for case in held_out_cases(count):
+        grid = case.images["t1ce"].geometry.axis_aligned_cover(spacing)
+        tensors = {role: torch.from_numpy(on_grid(case.images[role], grid).array) for role in roles}
+        result = segmenter(tensors)
+        reference = torch.from_numpy(case.reference.resampled(grid, interpolation="nearest").array)
+        one = score(
+            result.labels,
+            reference,
+            (spacing,) * 3,
+            uncertainty=result.uncertainty,
+            probability=1 - result.probabilities[0],
+            brain_mask=result.brain_mask,
         )
-        given = {role: images[ROLES.index(role)] for role in roles}
-        result = segmenter(given)
-        scores.append(
-            score(result.labels, case.labels, segmenter.description.spacing_mm**3, result.uncertainty)
-        )
+        print(f"{case.name}: {_line(one)}", flush=True)
+        scores.append(one)
     return scores
 
 
@@ -115,28 +115,23 @@ def real_cases(folder: Path) -> Iterator[RealCase]:
         yield RealCase(place.name, images, reference.with_array(codes.to(torch.uint8).numpy()))
 
 
-def _line(name: str, scores: Sequence[Score]) -> str:
-    parts = []
-    for region in REGIONS:
-        values = np.array([s.dice[region] for s in scores if s.reference_ml[region] > 0])
-        parts.append(
-            f"{region} {np.mean(values):.3f} (median {np.median(values):.3f})"
-            if len(values)
-            else f"{region} -"
-        )
-    return f"{name:28s} " + "  ".join(parts)
+def _line(one: Score) -> str:
+    return "  ".join(
+        f"{r} Dice {one.dice[r]:.3f} HD95 {one.distance_mm[r]:.1f} mm, "
+        f"{one.predicted_ml[r]:.1f} ({one.reference_ml[r]:.1f}) mL"
+        for r in REGIONS
+    )
 
 
 def report_simulated(segmenter: TumourSegmenter, count: int) -> None:
-    """Print Dice per region and what is found in heads without tumour."""
-    for name, roles in SUBSETS.items():
-        scores = simulated_scores(segmenter, count, roles)
-        print(_line(f"simulated, {name}", [s for s in scores if s.reference_ml["WT"] > 0]))
-        healthy = [s for s in scores if s.reference_ml["WT"] == 0]
-        found = [s.predicted_ml["WT"] for s in healthy if s.predicted_ml["WT"] > 0]
-        print(
-            f"{'':28s} tumour-free heads: something found in {len(found)} of {len(healthy)}, mL {np.round(found, 1)}"
-        )
+    """Print the summary over simulated heads, with all contrasts and with two."""
+    for name, scores in simulated_scores(segmenter, count).items():
+        print(summary(f"simulated, {name}", scores), flush=True)
+
+
+def report_held_out(segmenter: TumourSegmenter, count: int) -> None:
+    """Print each virtual patient and their summary."""
+    print(summary("held-out generator, all four", held_out_scores(segmenter, count, ROLES)), flush=True)
 
 
 def report_cases(segmenter: TumourSegmenter, folder: Path, pictures: Path | None) -> None:
@@ -148,10 +143,8 @@ def report_cases(segmenter: TumourSegmenter, folder: Path, pictures: Path | None
                 continue
             labels = segment(images, segmenter, min_component_ml=0.1)
             predicted, reference = torch.from_numpy(labels.array), torch.from_numpy(case.reference.array)
-            result = score(predicted, reference, labels.geometry.voxel_volume_mm3)
-            print(_line(f"{case.name}, {', '.join(images)}", [result]))
-            volumes = [f"{r} {result.predicted_ml[r]:.1f} ({result.reference_ml[r]:.1f})" for r in REGIONS]
-            print(f"{'':28s} mL found (reference): {'  '.join(volumes)}")
+            result = score(predicted, reference, labels.geometry.spacing)
+            print(f"{case.name}, {', '.join(images)}: {_line(result)}", flush=True)
             if pictures is not None:
                 draw(case, labels, pictures / f"{case.name}-{len(images)}.png")
 
@@ -192,13 +185,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--simulated", type=int, default=0, metavar="N", help="score N held-out simulated heads"
     )
+    parser.add_argument(
+        "--held-out", type=int, default=0, metavar="N", help="score N patients of another generator"
+    )
+    parser.add_argument("--variants", type=int, default=2, help="answers to average: 1, 2 or 8")
     parser.add_argument("--cases", type=Path, help="folder of real cases with a reference")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the real cases")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    segmenter = TumourSegmenter.load(find_bundle(options.models), device=options.device)
+    segmenter = TumourSegmenter.load(
+        find_bundle(options.models), device=options.device, variants=options.variants
+    )
     if options.simulated:
         report_simulated(segmenter, options.simulated)
+    if options.held_out:
+        report_held_out(segmenter, options.held_out)
     if options.cases is not None:
         report_cases(segmenter, options.cases, options.pictures)
     return 0

@@ -43,10 +43,14 @@ def blur_axis(images: Tensor, axis: int, sigma: float) -> Tensor:
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     weights = weights / weights.sum()
     length = images.shape[1 + axis]
+    ends = images.narrow(1 + axis, 0, 1), images.narrow(1 + axis, length - 1, 1)
+    before, after = (
+        end.expand(*(radius if a == 1 + axis else n for a, n in enumerate(end.shape))) for end in ends
+    )
+    padded = torch.cat([before, images, after], dim=1 + axis)
     blurred = torch.zeros_like(images)
-    for offset, weight in zip(offsets.int().tolist(), weights.tolist(), strict=True):
-        index = (torch.arange(length) + offset).clamp(0, length - 1)
-        blurred.add_(images.index_select(1 + axis, index), alpha=weight)
+    for start, weight in enumerate(weights.tolist()):
+        blurred.add_(padded.narrow(1 + axis, start, length), alpha=weight)
     return blurred
 
 

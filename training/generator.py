@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from segmentation.inference import BOX_MARGIN, GRID_MULTIPLE
 from segmentation.transforms import apply_statistics, foreground_statistics
 from training.anatomy import SPACING_MM, Head, random_head
-from training.contrasts import Contrast, brain_region, random_contrast, render
+from training.contrasts import Contrast, random_contrast, render
 from training.tumours import Diseased, add_tumours
 
 _STATISTICS_STRIDE = 3
@@ -35,10 +36,13 @@ class Example:
         float32 (4, I, J, K), normalised; a missing contrast is all 0.
     labels
         uint8 (I, J, K): 0 background, 1 NCR, 2 ED, 3 ET.
+    brain
+        uint8 (I, J, K): 1 inside the brain.
     """
 
     images: Tensor
     labels: Tensor
+    brain: Tensor
 
 
 def grow_case(seed: int) -> Diseased:
@@ -48,10 +52,13 @@ def grow_case(seed: int) -> Diseased:
 
 
 def save_case(case: Diseased, path: Path) -> None:
-    """Write a case as one uint8 array (6, I, J, K): CSF, grey, white, outer, labels, oedema."""
-    fractions = [*case.head.tissue, case.oedema]
-    scaled = [(255 * f.clamp(0, 1)).round().to(torch.uint8) for f in fractions]
-    array = torch.stack([*scaled[:3], case.head.outer, case.labels, scaled[3]]).numpy()
+    """Write a case as one uint8 array (7, I, J, K): CSF, grey, white, outer, labels, oedema, brain."""
+    head = case.head
+    csf, grey, white, oedema = (
+        (255 * f.clamp(0, 1)).round().to(torch.uint8) for f in (*head.tissue, case.oedema)
+    )
+    brain = head.brain.to(torch.uint8)
+    array = torch.stack([csf, grey, white, head.outer, case.labels, oedema, brain]).numpy()
     part = path.with_name(path.name + ".part")
     with part.open("wb") as stream:
         np.save(stream, array)
@@ -60,7 +67,8 @@ def save_case(case: Diseased, path: Path) -> None:
 
 def _unpack(array: np.ndarray) -> Diseased:
     values = torch.from_numpy(np.array(array))
-    return Diseased(Head(values[:3].float() / 255, values[3]), values[4], values[5].float() / 255)
+    head = Head(values[:3].float() / 255, values[3], values[6].bool())
+    return Diseased(head, values[4], values[5].float() / 255)
 
 
 def load_case(path: Path) -> Diseased:
@@ -82,10 +90,10 @@ def _statistics(
     rng: np.random.Generator, contrast: Contrast, case: Diseased
 ) -> list[tuple[float, float, float]]:
     """Normalisation constants of the whole head, from a thinned copy of it imaged with the same contrast."""
-    images = render(rng, contrast, case.head.tissue, case.head.outer, case.labels, case.oedema)
+    images = render(rng, contrast, case)
     region = None
     if contrast.brain_statistics:
-        region = brain_region(contrast, case.head.tissue.sum(0), case.head.outer)
+        region = case.head.brain
     return [foreground_statistics(image, region) for image in images]
 
 
@@ -112,13 +120,26 @@ def _corner(rng: np.random.Generator, labels: np.ndarray, size: tuple[int, int, 
     return [int(np.clip(m - s // 2, 0, n - s)) for m, s, n in zip(middle, size, shape, strict=True)]
 
 
+def _head_box(array: np.ndarray, stripped: bool) -> list[slice]:
+    """Box with a margin around the head or the brain, each side a multiple of 8 voxels where the grid allows."""
+    filled = array[6] > 0 if stripped else array[3] > 0
+    box = []
+    for axis, length in enumerate(filled.shape):
+        used = np.flatnonzero(filled.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = max(0, int(used[0]) - BOX_MARGIN), min(length, int(used[-1]) + 1 + BOX_MARGIN)
+        side = min(length, -(-(high - low) // GRID_MULTIPLE) * GRID_MULTIPLE)
+        low = min(low, length - side)
+        box.append(slice(low, low + side))
+    return box
+
+
 def _coarsened(case: Diseased, size: tuple[int, int, int]) -> Diseased:
     """The same piece of a head on fewer, larger voxels."""
     smooth = torch.cat([case.head.tissue, case.oedema[None]])
-    codes = torch.stack([case.head.outer, case.labels]).float()
+    codes = torch.stack([case.head.outer, case.labels, case.head.brain.to(torch.uint8)]).float()
     smooth = functional.interpolate(smooth[None], size=size, mode="trilinear", align_corners=False)[0]
     codes = functional.interpolate(codes[None], size=size, mode="nearest-exact")[0].to(torch.uint8)
-    return Diseased(Head(smooth[:3], codes[0]), codes[1], smooth[3])
+    return Diseased(Head(smooth[:3], codes[0], codes[2].bool()), codes[1], smooth[3])
 
 
 def draw_example(
@@ -131,7 +152,8 @@ def draw_example(
     path
         File of `save_case`.
     size
-        Patch size in voxels, or None for the whole head.
+        Patch size in voxels, or None for the box around the head, or around the brain of a stripped one: what the
+        network is given at inference.
     coarsen
         Voxels of a patch are this many times larger than the pool's 2 mm; cheap patches for the start of training.
     """
@@ -143,15 +165,17 @@ def draw_example(
         fine = (round(coarsen * size[0]), round(coarsen * size[1]), round(coarsen * size[2]))
         corner = _corner(rng, array[4], fine)
         array = array[(slice(None), *(slice(c, c + s) for c, s in zip(corner, fine, strict=True)))]
+    else:
+        array = array[(slice(None), *_head_box(array, contrast.stripped))]
     case = _unpack(array)
     if size is not None and fine != size:
         case = _coarsened(case, size)
-    images = render(rng, contrast, case.head.tissue, case.head.outer, case.labels, case.oedema)
+    images = render(rng, contrast, case)
     images = torch.stack([_place(i, s, contrast) for i, s in zip(images, statistics, strict=True)])
-    labels = case.labels
+    labels, brain = case.labels, case.head.brain.to(torch.uint8)
     if rng.random() < 0.5:
-        images, labels = images.flip(1), labels.flip(0)
-    return Example(_drop_channels(rng, images), labels)
+        images, labels, brain = images.flip(1), labels.flip(0), brain.flip(0)
+    return Example(_drop_channels(rng, images), labels, brain)
 
 
 def _place(image: Tensor, statistics: tuple[float, float, float], contrast: Contrast) -> Tensor:
@@ -160,15 +184,17 @@ def _place(image: Tensor, statistics: tuple[float, float, float], contrast: Cont
     return apply_statistics(image, statistics)
 
 
-class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Batch number -> (images (B, 4, ...), labels (B, ...)), a pure function of the seed, the number and the pool.
+class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batch number -> (images (B, 4, ...), labels (B, ...), brain (B, ...)), a pure function of seed, number and pool.
 
     Parameters
     ----------
     pool
         Folder of stored cases; new files are picked up as they appear if `growing`.
-    sizes
-        Patch sizes in voxels, one per batch number modulo their count.
+    batches
+        (patch side in voxels or None for the whole head, patches in a batch), taken in turn.
+    team
+        Processes that train together: this many consecutive batches are of one size.
     """
 
     def __init__(
@@ -176,12 +202,12 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pool: Path,
         *,
         seed: int,
-        sizes: Sequence[tuple[int, int, int]],
-        batch: int,
+        batches: Sequence[tuple[int | None, int]],
+        team: int = 1,
         coarsen: float = 1.0,
         growing: bool = False,
     ) -> None:
-        self.pool, self.seed, self.sizes, self.batch = pool, seed, tuple(sizes), batch
+        self.pool, self.seed, self.batches, self.team = pool, seed, tuple(batches), team
         self.coarsen, self.growing = coarsen, growing
         self._weights: dict[Path, float] = {}
         self.paths = sorted(pool.glob("case-*.npy"))
@@ -197,15 +223,20 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             self._weights[path] = 0.2 + min(millilitres, 40.0) / 20 if millilitres > 0 else 0.5
         return self._weights[path]
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, number, 2])
-        if self.growing and number % 16 == 0:
+        if self.growing and number // self.team % 16 == 0:
             self.paths = sorted(self.pool.glob("case-*.npy"))
-        size = self.sizes[number % len(self.sizes)]
+        side, count = self.batches[number // self.team % len(self.batches)]
+        size = None if side is None else (side, side, side)
         weights = np.array([self._weight(path) for path in self.paths])
-        picks = [self.paths[i] for i in rng.choice(len(self.paths), self.batch, p=weights / weights.sum())]
+        picks = [self.paths[i] for i in rng.choice(len(self.paths), count, p=weights / weights.sum())]
         examples = [draw_example(rng, path, size, coarsen=self.coarsen) for path in picks]
-        return torch.stack([e.images for e in examples]), torch.stack([e.labels for e in examples])
+        return (
+            torch.stack([e.images for e in examples]),
+            torch.stack([e.labels for e in examples]),
+            torch.stack([e.brain for e in examples]),
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

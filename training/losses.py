@@ -42,6 +42,23 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def brain_loss(logits: Tensor, brain: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice loss of the brain mask.
+
+    Parameters
+    ----------
+    logits
+        float (B, I, J, K).
+    brain
+        (B, I, J, K): 1 inside the brain.
+    """
+    truth = brain.to(logits.dtype)
+    predicted = logits.sigmoid()
+    axes = (1, 2, 3)
+    dice = (2 * (predicted * truth).sum(axes) + 10) / (predicted.sum(axes) + truth.sum(axes) + 10)
+    return functional.binary_cross_entropy_with_logits(logits, truth) + (1 - dice).mean()
+
+
 def region_dice(predicted: Tensor, expected: Tensor) -> dict[str, float]:
     """Dice of WT, TC and ET between two label maps (I, J, K); NaN for a region that neither has."""
     scores = {}

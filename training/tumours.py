@@ -1,8 +1,7 @@
 """Random gliomas in a head: where they sit, how they grew, and which voxels are NCR, ED and ET.
 
-Two growth laws give the outline: a reaction-diffusion front (Fisher-KPP with diffusion preferring white matter, as
-in Swanson et al. 2000) in a random medium, and noise-perturbed ellipsoids. Both end in one growth coordinate from
-which the three nested regions are cut.
+Three growth laws (`training.growth`) give the solid tumour and a fourth the oedema; rims, necrosis and missing
+enhancement are cut from them with random thresholds.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from training.anatomy import SPACING_MM, Head, grid_positions, sample_at
+from training.anatomy import SPACING_MM, Head, grid_positions, sample_at, white_matter_change
 from training.fields import Shape, smooth_noise
+from training.growth import Growth, ellipsoid, fisher_kpp, spread_oedema, two_species
 
 NCR, ED, ET = 1, 2, 3
 BOX = 60  # voxels, 120 mm: holds the largest simulated tumour with its oedema
@@ -32,7 +32,8 @@ class Diseased:
     labels
         uint8 (I, J, K): 0 background, 1 NCR, 2 ED, 3 ET.
     oedema
-        float32 (I, J, K) in [0, 1]: how fully oedema has replaced the tissue's own signal.
+        float32 (I, J, K) in [0, 1]: how fully oedema has replaced the tissue's own signal; outside the tumour, how
+        fully the white-matter change of the old has.
     """
 
     head: Head
@@ -40,63 +41,23 @@ class Diseased:
     oedema: Tensor
 
 
-def _front(rng: np.random.Generator, tissue: Tensor, target_voxels: float) -> Tensor:
-    """Cell density of a Fisher-KPP tumour, float32 (I, J, K) in [0, 1], grown until u > 0.5 fills the target."""
-    shape: Shape = tuple(tissue.shape[1:])  # type: ignore[assignment]
-    medium = torch.exp(0.7 * smooth_noise(rng, shape, 6)[0])
-    grey_factor = rng.uniform(0.08, 0.5)
-    diffusivity = (tissue[2] + grey_factor * tissue[1]) * (1 - tissue[0]).clamp(min=0) * medium
-    diffusivity = 0.16 * (diffusivity / diffusivity.max().clamp(min=1e-3)).clamp(max=1)
-    width = rng.uniform(1.2, 2.6)
-    growth = 0.07 / width**2 * torch.exp(0.5 * smooth_noise(rng, shape, 9)[0])
-    growth = growth * (tissue[0] < 0.6) * (tissue.sum(0) > 0.4)
-    faces = [
-        0.5 * (diffusivity.narrow(a, 1, n - 1) + diffusivity.narrow(a, 0, n - 1)) for a, n in enumerate(shape)
-    ]
-    density = torch.exp(-(grid_positions(shape) ** 2).sum(0) / (2 * 2.5**2))
-    for step in range(420):
-        change = growth * density * (1 - density)
-        for axis, face in enumerate(faces):
-            flux = face * torch.diff(density, dim=axis)
-            n = shape[axis] - 1
-            change.narrow(axis, 0, n).add_(flux)
-            change.narrow(axis, 1, n).sub_(flux)
-        density = density + change
-        if step % 8 == 7 and float((density > 0.5).sum()) >= target_voxels:
-            break
-    return density.clamp(0, 1)
-
-
-def _ellipsoid(rng: np.random.Generator, tissue: Tensor, target_voxels: float) -> Tensor:
-    """Growth coordinate of a noise-perturbed ellipsoid, float32 (I, J, K): 1 at the centre, 0.5 on its surface."""
-    shape: Shape = tuple(tissue.shape[1:])  # type: ignore[assignment]
-    radius = (3 * target_voxels / (4 * np.pi)) ** (1 / 3)
-    axes = np.linalg.qr(rng.standard_normal((3, 3)))[0] @ np.diag(rng.uniform(0.65, 1.4, 3))
-    turned = torch.einsum("ab,bijk->aijk", torch.from_numpy(axes.astype(np.float32)), grid_positions(shape))
-    distance = turned.norm(dim=0) / radius
-    distance = distance + rng.uniform(0.1, 0.35) * smooth_noise(rng, shape, max(3.0, 0.7 * radius))[0]
-    distance = distance + rng.uniform(0, 0.12) * smooth_noise(rng, shape, 3)[0]
-    reach = rng.uniform(0.6, 1.6)
-    preference = rng.uniform(0, 0.8) * (tissue[2] - 0.5) * (distance > 1)
-    return torch.sigmoid(-(distance - 1 - preference) / reach * 2.5)
-
-
-def _regions(rng: np.random.Generator, growth: Tensor, tissue: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels of one tumour and its oedema weight from the growth coordinate."""
-    shape: Shape = tuple(growth.shape)  # type: ignore[assignment]
+def _regions(rng: np.random.Generator, growth: Growth, tissue: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of one tumour and its oedema weight."""
+    shape: Shape = tuple(growth.coordinate.shape)  # type: ignore[assignment]
     inside = (tissue.sum(0) > 0.5) & (tissue[0] < 0.75)
-    solid = ((growth > 0.5) & (tissue.sum(0) > 0.4)).numpy()
+    solid = ((growth.coordinate > 0.5) & (tissue.sum(0) > 0.4)).numpy()
     solid = torch.from_numpy(ndimage.binary_fill_holes(solid))
-    edge = rng.uniform(0.03, 0.42) if rng.random() < 0.88 else 0.48
-    spread = (
-        growth + 0.12 * smooth_noise(rng, shape, 6)[0] * (growth > 0.02) - rng.uniform(0, 0.3) * tissue[1]
-    )
-    oedema = (spread > edge) & inside & ~solid
+    fluid = _oedema_density(rng, growth, tissue, solid)
+    edge = rng.uniform(0.2, 0.6)
+    oedema = (fluid > edge) & inside & ~solid
 
     depth = torch.from_numpy(ndimage.distance_transform_edt(solid.numpy()).astype(np.float32)) * SPACING_MM
     noise = smooth_noise(rng, shape, 5, 2)
-    rim = rng.choice([rng.uniform(1.5, 4), rng.uniform(3, 8), 60.0], p=[0.5, 0.35, 0.15])
-    necrosis = solid & (depth > rim * (1 + 0.5 * noise[0]))
+    if growth.necrosis is not None and rng.random() < 0.7:
+        necrosis = solid & growth.necrosis & (depth > 1.5)
+    else:
+        rim = rng.choice([rng.uniform(1.5, 4), rng.uniform(3, 8), 60.0], p=[0.5, 0.35, 0.15])
+        necrosis = solid & (depth > rim * (1 + 0.5 * noise[0]))
     labels = torch.zeros(shape, dtype=torch.uint8)
     labels[oedema] = ED
     labels[solid] = ET
@@ -105,9 +66,22 @@ def _regions(rng: np.random.Generator, growth: Tensor, tissue: Tensor) -> tuple[
         labels[solid & (noise[1] > rng.uniform(0.3, 1.2))] = NCR
     if rng.random() < 0.07:  # no enhancement at all
         labels[solid] = NCR
-    weight = ((spread - edge) / rng.uniform(0.02, 0.3)).clamp(0, 1)
+    weight = ((fluid - edge) / rng.uniform(0.05, 0.4)).clamp(0, 1)
     floor = rng.uniform(0.4, 1.0)
     return labels, torch.where(oedema, floor + (1 - floor) * weight, 0.0)
+
+
+def _oedema_density(rng: np.random.Generator, growth: Growth, tissue: Tensor, solid: Tensor) -> Tensor:
+    """Fluid in [0, 1]: nearly none, along white matter, or all around as the growth coordinate falls."""
+    kind = rng.choice(["along white matter", "around", "none"], p=[0.62, 0.28, 0.1])
+    if kind == "along white matter":
+        ratio = np.exp(rng.uniform(np.log(0.5), np.log(6)))
+        return spread_oedema(rng, tissue, solid, ratio * float(solid.sum()))
+    shape: Shape = tuple(growth.coordinate.shape)  # type: ignore[assignment]
+    coordinate = growth.coordinate + 0.12 * smooth_noise(rng, shape, 6)[0] * (growth.coordinate > 0.02)
+    coordinate = coordinate - rng.uniform(0, 0.3) * tissue[1]
+    lowest = rng.uniform(0.03, 0.42) if kind == "around" else 0.48
+    return ((coordinate - lowest) / (0.5 - lowest) * 0.8 + 0.2).clamp(0, 1)
 
 
 def _push(head: Head, centre: Tensor, radius: float, strength: float) -> Head:
@@ -117,8 +91,17 @@ def _push(head: Head, centre: Tensor, radius: float, strength: float) -> Head:
     relative = positions - centre.view(3, 1, 1, 1)
     fade = strength * torch.exp(-(relative**2).sum(0) / (2 * (1.3 * radius) ** 2))
     moved = sample_at(head.tissue, positions - relative * fade)
-    brain = head.tissue.sum(0) > 0.5
-    return Head(moved * brain, head.outer)
+    solid = head.tissue.sum(0) > 0.5
+    return Head(moved * solid, head.outer, head.brain)
+
+
+def _moved(growth: Growth, offset: Tensor) -> Growth:
+    positions = grid_positions((BOX, BOX, BOX)) + offset.view(3, 1, 1, 1)
+    dead = growth.necrosis
+    return Growth(
+        sample_at(growth.coordinate[None], positions)[0],
+        None if dead is None else sample_at(dead.float()[None], positions)[0] > 0.5,
+    )
 
 
 def _box(centre: Tensor, shape: Shape) -> tuple[slice, ...]:
@@ -131,8 +114,10 @@ def add_tumours(rng: np.random.Generator, head: Head, *, healthy_rate: float = 0
     shape: Shape = tuple(head.outer.shape)  # type: ignore[assignment]
     labels = torch.zeros(shape, dtype=torch.uint8)
     oedema = torch.zeros(shape)
-    if rng.random() < healthy_rate:
-        return Diseased(head, labels, oedema)
+    healthy = rng.random() < healthy_rate
+    aged = white_matter_change(rng, head) if rng.random() < 0.25 else oedema
+    if healthy:
+        return Diseased(head, labels, aged)
     for focus in range(int(rng.choice([1, 2, 3], p=[0.8, 0.14, 0.06]))):
         candidates = torch.nonzero(head.tissue[2] > 0.4)
         centre = candidates[rng.integers(len(candidates))]
@@ -150,9 +135,8 @@ def add_tumours(rng: np.random.Generator, head: Head, *, healthy_rate: float = 0
         )
         local = head.tissue[(slice(None), *box)]
         centred = sample_at(local, grid_positions((BOX, BOX, BOX)) + offset.view(3, 1, 1, 1))
-        law = _front if rng.random() < 0.55 else _ellipsoid
-        growth = law(rng, centred, target)
-        growth = sample_at(growth[None], grid_positions((BOX, BOX, BOX)) - offset.view(3, 1, 1, 1))[0]
+        law = (fisher_kpp, two_species, ellipsoid)[int(rng.choice(3, p=[0.3, 0.3, 0.4]))]
+        growth = _moved(law(rng, centred, target), -offset)
         new, weight = _regions(rng, growth, local)
         old = labels[box]
         replace = (new > 0) & ((old == 0) | ((old == ED) & (new != ED)))
@@ -160,7 +144,9 @@ def add_tumours(rng: np.random.Generator, head: Head, *, healthy_rate: float = 0
         oedema[box] = torch.maximum(oedema[box], weight)
     if rng.random() < 0.08:
         head = _resect(rng, head, labels)
-    return Diseased(head, labels, oedema * (labels == ED))
+    return Diseased(
+        head, labels, torch.where(labels > 0, oedema * (labels == ED), aged * (head.tissue[2] > 0.4))
+    )
 
 
 def _resect(rng: np.random.Generator, head: Head, labels: Tensor) -> Head:
@@ -170,4 +156,4 @@ def _resect(rng: np.random.Generator, head: Head, labels: Tensor) -> Head:
     tissue = head.tissue.clone()
     tissue[0][cavity], tissue[1][cavity], tissue[2][cavity] = 1.0, 0.0, 0.0
     labels[cavity] = 0
-    return Head(tissue, head.outer)
+    return Head(tissue, head.outer, head.brain)

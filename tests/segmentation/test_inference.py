@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from segmentation.bundle import ROLES, ModelDescription, load_bundle
 from segmentation.errors import ModelError
-from segmentation.inference import TumourSegmenter, drop_small_components
+from segmentation.inference import TumourSegmenter
+from segmentation.postprocess import drop_small_components
 from segmentation.transforms import normalise_nonzero
 
 Images = dict[str, Tensor]
@@ -50,7 +51,7 @@ def _fixed(logits: Callable[[Tensor], Tensor], **changes: object) -> TumourSegme
 
 def test_public_form_segments_with_its_channel_order_and_regions(public_bundle: Path, images: Images) -> None:
     """Against the network called by hand in the public order T1c, T1, T2, FLAIR."""
-    segmenter = TumourSegmenter.load(public_bundle, device="cpu", mirror=False)
+    segmenter = TumourSegmenter.load(public_bundle, device="cpu", variants=1, bfloat16=False)
     result = segmenter(images, min_component_ml=0)
     _, network = load_bundle(public_bundle)
     full = torch.stack([normalise_nonzero(images[role]) for role in ("t1ce", "t1", "t2", "flair")])
@@ -105,8 +106,10 @@ def test_whole_crop_equals_sliding_window_where_one_window_covers_it(
     bundle = make_labels_bundle()
     generator = torch.Generator().manual_seed(3)
     cubic = {role: 100 + 20 * torch.randn(96, 96, 96, generator=generator) for role in ROLES}
-    whole = TumourSegmenter.load(bundle, device="cpu", mirror=False, memory_bytes=1 << 40)(cubic)
-    window = TumourSegmenter.load(bundle, device="cpu", mirror=False, memory_bytes=0)(cubic)
+    whole = TumourSegmenter.load(bundle, device="cpu", variants=1, bfloat16=False, memory_bytes=1 << 40)(
+        cubic
+    )
+    window = TumourSegmenter.load(bundle, device="cpu", variants=1, bfloat16=False, memory_bytes=0)(cubic)
     assert torch.allclose(whole.probabilities, window.probabilities, atol=1e-3)
 
 
@@ -159,7 +162,7 @@ def test_repeated_calls_agree_exactly(make_labels_bundle: Callable[..., Path], i
 def test_mirroring_the_images_mirrors_the_answer(
     make_labels_bundle: Callable[..., Path], images: Images
 ) -> None:
-    segmenter = TumourSegmenter.load(make_labels_bundle(), device="cpu")
+    segmenter = TumourSegmenter.load(make_labels_bundle(), device="cpu", bfloat16=False)
     straight = segmenter(images).probabilities
     mirrored = segmenter({role: image.flip(0) for role, image in images.items()}).probabilities.flip(1)
     assert torch.allclose(straight, mirrored, atol=1e-3)
@@ -205,9 +208,103 @@ def test_component_size_is_in_millilitres(images: Images) -> None:
         out[..., 5:8, 5:7, 5:7] = torch.tensor([0.0, 0, 9, 0]).view(1, 4, 1, 1, 1)
         return out
 
-    segmenter = TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), mirror=False)
+    segmenter = TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), variants=1)
     assert int((segmenter(images, min_component_ml=0.09).labels > 0).sum()) == 12
     assert int((segmenter(images, min_component_ml=0.1).labels > 0).sum()) == 0
+
+
+def _with_brain(x: Tensor) -> Tensor:
+    """Enhancing tumour wherever T1CE is above its mean, brain in the middle of the first axis only."""
+    out = torch.full((1, 5, *x.shape[2:]), -9.0)
+    out[:, 0] = 0
+    out[:, 3] = 9 * x[:, 1].sign()
+    out[:, 4, 10:30] = 9
+    return out
+
+
+def test_the_networks_own_brain_mask_restricts_the_tumour(images: Images) -> None:
+    result = _fixed(_with_brain, brain_output=True)(images)
+    assert result.brain_mask is not None and result.brain_mask[10:30].all()
+    assert not result.brain_mask[:10].any() and not result.brain_mask[30:].any()
+    assert result.labels[10:30].any() and not result.labels[:10].any() and not result.labels[30:].any()
+    assert (result.probabilities[0, :10] == 1).all()
+
+
+def test_second_pass_normalises_inside_the_brain_found(images: Images) -> None:
+    seen: list[Tensor] = []
+
+    def logits(x: Tensor) -> Tensor:
+        seen.append(x)
+        out = _with_brain(x)
+        background = x[0, 1, 0, 0, 0]
+        out[0, 4][x[0, 1] == background] = -9
+        return out
+
+    segmenter = TumourSegmenter(
+        _description(brain_output=True, normalisation="head"), Fixed(logits), torch.device("cpu"), variants=1
+    )
+    bright = {
+        role: torch.where(torch.arange(40).view(40, 1, 1) < 10, 5 * im, im) for role, im in images.items()
+    }
+    segmenter(bright)
+    ball = images["t1ce"][10:30] > 0
+    # The second crop holds the brain found (10 to 30) and a margin of 4 voxels.
+    first = abs(float(seen[0][0, 1, 10:30, :36, :30][ball].mean()))
+    second = abs(float(seen[1][0, 1, 4:24, :36, :30][ball].mean()))
+    assert second < 0.1 < 0.3 < first
+
+
+def test_small_components_leave_the_probabilities_too(images: Images) -> None:
+    def logits(x: Tensor) -> Tensor:
+        out = torch.zeros(1, 4, *x.shape[2:])
+        out[:, 0] = 9
+        out[..., 5:8, 5:7, 5:7] = torch.tensor([0.0, 0, 12, 0]).view(1, 4, 1, 1, 1)
+        return out
+
+    result = TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), variants=1)(
+        images, min_component_ml=0.2
+    )
+    assert not result.labels.any() and not result.probabilities.argmax(0).any()
+
+
+def test_eight_variants_average_offsets_of_the_raster(images: Images) -> None:
+    """A network that answers by the place in its raster alone: eight variants level the answer out."""
+
+    def logits(x: Tensor) -> Tensor:
+        place = (torch.arange(x.shape[4]) % 8 < 4).float().expand(x.shape[2:])
+        return torch.stack([-4 * place, torch.zeros_like(place), 0 * place, 0 * place])[None]
+
+    one, eight = (
+        TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), variants=n)(images)
+        for n in (1, 8)
+    )
+    assert float(one.probabilities[0, 20, 18].std()) > 0.05
+    assert float(eight.probabilities[0, 20, 18].std()) < 0.005
+    with pytest.raises(ValueError, match="variants"):
+        TumourSegmenter(_description(), Fixed(logits), torch.device("cpu"), variants=3)
+
+
+def test_cases_out_of_family_are_told(images: Images) -> None:
+    undecided = torch.tensor([0.0, 0, 0, 0.1]).view(1, 4, 1, 1, 1)
+    result = _fixed(lambda x: undecided.expand(1, 4, *x.shape[2:]), largest_uncertainty=0.5)(images)
+    assert len(result.out_of_family) == 1 and "less sure" in result.out_of_family[0]
+    family = {"brain_output": True, "brain_volume_ml": (800.0, 2000.0)}
+    small = _fixed(_with_brain, **family)(images)
+    assert len(small.out_of_family) == 1 and "brain of" in small.out_of_family[0]
+    known = _fixed(_with_brain, brain_output=True, brain_volume_ml=(1.0, 2000.0), largest_uncertainty=0.5)(
+        images
+    )
+    assert known.out_of_family == ()
+
+
+def test_uncertainty_map_has_the_grid_of_the_images(
+    make_labels_bundle: Callable[..., Path], images: Images
+) -> None:
+    result = TumourSegmenter.load(make_labels_bundle(), device="cpu")(images)
+    assert result.uncertainty_map.shape == (40, 36, 30)
+    assert 0 <= float(result.uncertainty_map.min()) and float(result.uncertainty_map.max()) <= 1
+    inside = result.uncertainty_map[result.labels > 0]
+    assert result.uncertainty == pytest.approx(float(inside.mean()))
 
 
 def test_unknown_device(make_labels_bundle: Callable[..., Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from training.anatomy import HEAD_SHAPE, Head, random_head
-from training.contrasts import random_contrast, render
+from training.anatomy import ARTERY, CHOROID, DURA, HEAD_SHAPE, VESSEL, Head, random_head
+from training.contrasts import ordered_tissue, outer_signal, random_contrast, render
 from training.generator import Examples, draw_example, fill_pool, grow_case, load_case
+from training.growth import Growth, ellipsoid, fisher_kpp, spread_oedema, two_species
+from training.scanner_faults import spoil
 from training.tumours import add_tumours
 
 
@@ -41,14 +44,16 @@ def test_tumours_lie_in_the_brain_and_core_lies_in_them() -> None:
     assert 20 < int((labels > 0).sum())
     brain = torch.from_numpy(ndimage.binary_dilation((case.head.tissue.sum(0) > 0.3).numpy(), iterations=2))
     assert float((brain & (labels > 0)).sum()) > 0.97 * float((labels > 0).sum())
-    assert not case.oedema[labels != 2].any()
+    assert not case.oedema[labels == 1].any() and not case.oedema[labels == 3].any()
     assert float(case.oedema.max()) <= 1
 
 
 def test_rate_of_heads_without_tumour() -> None:
     """With rate 1 never, with rate 0 always, at the default one head in ten."""
-    head = Head(torch.zeros(3, 64, 64, 64), torch.zeros(64, 64, 64, dtype=torch.uint8))
-    head.tissue[2, 8:56, 8:56, 8:56] = 1
+    brain = torch.zeros(64, 64, 64, dtype=torch.bool)
+    brain[8:56, 8:56, 8:56] = True
+    head = Head(torch.zeros(3, 64, 64, 64), torch.zeros(64, 64, 64, dtype=torch.uint8), brain)
+    head.tissue[2][brain] = 1
     assert not add_tumours(np.random.default_rng(0), head, healthy_rate=1.0).labels.any()
     first_draws = [np.random.default_rng([seed, 1]).random() for seed in range(50)]
     healthy = next(seed for seed, draw in enumerate(first_draws) if draw < 0.1)
@@ -67,9 +72,7 @@ def test_images_are_finite_and_not_negative(pool: Path) -> None:
     case = load_case(pool / "case-000001.npy")
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        images = render(
-            rng, random_contrast(rng), case.head.tissue, case.head.outer, case.labels, case.oedema
-        )
+        images = render(rng, random_contrast(rng), case)
         assert images.shape == (4, *HEAD_SHAPE)
         assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0
         assert all(float(image.std()) > 0 for image in images)
@@ -99,13 +102,66 @@ def test_missing_contrasts_are_all_zero_but_never_all_missing(pool: Path) -> Non
 
 
 def test_batches_are_a_function_of_their_number(pool: Path) -> None:
-    examples = Examples(pool, seed=3, sizes=[(16, 16, 16), (24, 24, 24)], batch=2)
-    images, labels = examples[5]
-    again, _ = examples[5]
-    assert images.shape == (2, 4, 24, 24, 24) and labels.shape == (2, 24, 24, 24)
+    examples = Examples(pool, seed=3, batches=[(16, 1), (24, 2)])
+    images, labels, brain = examples[5]
+    again, _, _ = examples[5]
+    assert images.shape == (2, 4, 24, 24, 24) and labels.shape == brain.shape == (2, 24, 24, 24)
+    assert examples[4][0].shape == (1, 4, 16, 16, 16)
     assert torch.equal(images, again)
 
 
 def test_empty_pool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no simulated cases"):
-        Examples(tmp_path, seed=0, sizes=[(16, 16, 16)], batch=1)
+        Examples(tmp_path, seed=0, batches=[(16, 1)])
+
+
+def test_brain_holds_the_tissue_and_the_tumour(pool: Path) -> None:
+    case = load_case(pool / "case-000001.npy")
+    brain = case.head.brain
+    litres = float(brain.sum()) * 8e-6
+    assert 1.0 < litres < 2.8
+    assert float((case.head.tissue.sum(0) * ~brain).sum()) < 0.06 * float(case.head.tissue.sum())
+    assert float((brain & (case.labels > 0)).sum()) >= 0.99 * float((case.labels > 0).sum())
+
+
+def test_vessels_and_dura_are_bright_after_contrast_agent() -> None:
+    """In an ordered contrast: sinus in every head brighter than white matter, falx and plexus there as well."""
+    head = random_head(np.random.default_rng(4))
+    for code in (VESSEL, CHOROID, DURA, ARTERY):
+        assert 10 < int((head.outer == code).sum())
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        tissue, _ = ordered_tissue(rng)
+        assert outer_signal(rng, tissue)[1, VESSEL] >= tissue[1].max()
+
+
+@pytest.mark.parametrize("kind", ["gibbs", "spikes", "motion"])
+def test_scanner_faults_change_the_image_but_keep_its_level(kind: str) -> None:
+    image = random_head(np.random.default_rng(4)).tissue[2] + 0.1
+    spoiled = spoil(np.random.default_rng(0), kind, image)
+    assert spoiled.shape == image.shape and bool(torch.isfinite(spoiled).all())
+    assert 0.005 < float((spoiled - image).abs().mean()) < 0.3
+    assert float(spoiled.mean()) == pytest.approx(float(image.mean()), rel=0.5)
+
+
+@pytest.mark.parametrize("law", [fisher_kpp, two_species, ellipsoid])
+def test_growth_laws_reach_their_size_around_the_seed(law: Callable[..., Growth]) -> None:
+    tissue = torch.zeros(3, 60, 60, 60)
+    tissue[2, 4:56, 4:56, 4:56] = 1
+    growth = law(np.random.default_rng(3), tissue, 2500.0)
+    solid = growth.coordinate > 0.5
+    assert 800 < int(solid.sum()) < 7500
+    assert bool(solid[28:32, 28:32, 28:32].any())
+    if growth.necrosis is not None:
+        assert float((growth.necrosis & solid).sum()) >= 0.99 * float(growth.necrosis.sum())
+
+
+def test_oedema_keeps_to_white_matter() -> None:
+    tissue = torch.zeros(3, 40, 40, 40)
+    tissue[2, :, :20] = 1
+    tissue[1, :, 20:] = 1
+    solid = torch.zeros(40, 40, 40, dtype=torch.bool)
+    solid[17:23, 17:23, 17:23] = True
+    fluid = (spread_oedema(np.random.default_rng(0), tissue, solid, 2000.0) > 0.5) & ~solid
+    assert int(fluid.sum()) >= 2000
+    assert int(fluid[:, :20].sum()) > 5 * int(fluid[:, 20:].sum())

@@ -10,14 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from segmentation.bundle import load_bundle
 from training.export import export_weights
 from training.generator import fill_pool
-from training.losses import dice_cross_entropy, region_dice
-from training.train import PRESETS, Trainer
+from training.losses import brain_loss, dice_cross_entropy, region_dice
+from training.train import PRESETS, Stage, Trainer
 
-SMALL = replace(PRESETS["cpu"], patch_sizes=((16, 16, 16),), batch=1, cases=2, workers=0, warm_up_steps=1)
+SMALL = replace(
+    PRESETS["cpu"],
+    stages=(Stage(0.5, ((16, 1),)), Stage(1.0, ((16, 2), (24, 1)))),
+    cases=2,
+    workers=0,
+    warm_up_steps=1,
+)
 BUNDLE = Path(__file__).parents[2] / "models" / "oncotwin_brats"
 
 
@@ -50,7 +57,7 @@ def test_training_lowers_the_loss_on_one_batch(pool: Path, tmp_path: Path) -> No
     coarse = torch.randint(0, 4, (1, 4, 4, 4), generator=generator)
     labels = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
     images = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).float()
-    losses = [trainer.train_step(images, labels) for _ in range(25)]
+    losses = [trainer.train_step(images, labels, labels > 0) for _ in range(25)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -90,3 +97,34 @@ def test_region_dice_counts_nested_regions() -> None:
     swapped = torch.tensor([0, 3, 2, 1], dtype=torch.uint8)
     assert region_dice(swapped, reference) == {"WT": 1.0, "TC": 1.0, "ET": 0.0}
     assert math.isnan(region_dice(torch.zeros(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.uint8))["ET"])
+
+
+def test_brain_loss_is_zero_for_the_truth_and_large_for_its_opposite() -> None:
+    brain = torch.zeros(2, 8, 8, 8)
+    brain[:, 2:6] = 1
+    assert float(brain_loss(40 * (2 * brain - 1), brain)) == pytest.approx(0, abs=1e-3)
+    assert float(brain_loss(-40 * (2 * brain - 1), brain)) > 10
+
+
+def test_training_starts_from_a_bundle(pool: Path, tmp_path: Path) -> None:
+    """Channels the weights have are taken, a channel they lack stays random."""
+    trainer = Trainer(SMALL, pool, tmp_path)
+    four = {
+        k: v[:4].clone() + 1 if v.shape[:1] == (5,) else v.clone() + 1 for k, v in trainer.average.items()
+    }
+    save_file(four, tmp_path / "four.safetensors")
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    trainer.initialise(tmp_path / "four.safetensors")
+    for key, value in trainer.network.state_dict().items():
+        rows = len(four[key]) if value.shape[:1] == (5,) else len(value)
+        assert torch.equal(value[:rows], four[key][:rows]) and torch.equal(value[rows:], before[key][rows:])
+        assert torch.equal(trainer.average[key], value)
+
+
+def test_a_stop_is_saved_and_resumed(pool: Path, tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, pool, tmp_path, steps=4)
+    trainer.stop()
+    assert len(trainer.run()) == 0
+    again = Trainer(SMALL, pool, tmp_path, steps=4)
+    again.restore()
+    assert len(again.run()) == 4

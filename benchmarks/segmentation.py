@@ -1,0 +1,129 @@
+"""Time and memory of the network for one visit: ``python -m benchmarks.segmentation [--fast]``.
+
+The visit is a simulated unstripped head on 240 x 240 x 155 voxels of 1 mm. Times are of the network, from images on its
+grid to labels. Each configuration runs in a process of its own, so that the peak of its memory is its own; the
+reference is MONAI's SlidingWindowInferer with the settings of the public bundle, 128^3 voxels and overlap 0.5, float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor
+
+from segmentation.bundle import ROLES, find_bundle, load_bundle
+from segmentation.inference import TumourSegmenter
+from segmentation.transforms import normalise
+from training.contrasts import random_contrast, render
+from training.generator import grow_case
+from training.losses import region_dice
+
+SHAPE = (240, 240, 155)
+SEED = 9_200_001
+_THREADS = 2
+
+
+def visit(spacing_mm: float) -> dict[str, Tensor]:
+    """Four contrasts of one simulated head, float32: 240 x 240 x 155 voxels at 1 mm, or that space at another size."""
+    case = grow_case(SEED)
+    rng = np.random.default_rng(4)
+    images = render(rng, random_contrast(rng), case)
+    images = functional.pad(images, (0, 0, 0, 0, 4, 4))[..., :112]
+    shape = tuple(round(n / spacing_mm) for n in SHAPE)
+    fine = functional.interpolate(
+        images[None], scale_factor=2 / spacing_mm, mode="trilinear", align_corners=False
+    )[0]
+    centred = torch.zeros(4, *shape)
+    taken = [min(a, b) for a, b in zip(fine.shape[1:], shape, strict=True)]
+    target = tuple(slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(shape, taken, strict=True))
+    source = tuple(slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(fine.shape[1:], taken, strict=True))
+    centred[(slice(None), *target)] = fine[(slice(None), *source)]
+    return dict(zip(ROLES, centred, strict=True))
+
+
+def sliding_window(models: Path, spacing_mm: float) -> Tensor:
+    """Labels by the reference: windows of 128^3, overlap 0.5, float32."""
+    _, network = load_bundle(find_bundle(models))
+    inputs = torch.stack([normalise(image) for image in visit(spacing_mm).values()])[None]
+    started = time.perf_counter()
+    with torch.inference_mode():
+        outputs = SlidingWindowInferer(roi_size=(128, 128, 128), overlap=0.5)(inputs, network)
+    print(f"    network {time.perf_counter() - started:.2f} s")
+    return outputs[0, :4].argmax(0).to(torch.uint8)
+
+
+def one_crop(
+    models: Path, spacing_mm: float, variants: int, second_pass: bool, bfloat16: bool | None
+) -> Tensor:
+    """Labels by this project's inference."""
+    segmenter = TumourSegmenter.load(
+        find_bundle(models),
+        device="cpu",
+        variants=variants,
+        second_pass=second_pass,
+        bfloat16=bfloat16,
+        memory_bytes=1 << 40,
+    )
+    images = visit(spacing_mm)
+    started = time.perf_counter()
+    result = segmenter(images, min_component_ml=0.0)
+    print(f"    images to labels {time.perf_counter() - started:.2f} s")
+    return result.labels
+
+
+Argument = float | bool | None
+
+
+def _child(queue: Any, name: str, models: Path, arguments: tuple[Argument, ...]) -> None:
+    torch.set_num_threads(_THREADS)
+    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    labels = (sliding_window if name == "sliding window" else one_crop)(models, *arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    queue.put((time.perf_counter() - started, (peak - baseline) / 1024**2, labels))
+
+
+def measure(name: str, models: Path, *arguments: Argument) -> Tensor:
+    """Run one configuration in a process of its own and print its time and peak memory; returns its labels."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    print(f"{name} {arguments}", flush=True)
+    process = context.Process(target=_child, args=(queue, name, models, arguments))
+    process.start()
+    seconds, gib, labels = queue.get()
+    process.join()
+    print(f"    {seconds:.2f} s in all, {gib:.2f} GiB above start", flush=True)
+    return labels
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see ``--help``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.segmentation", description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--fast", action="store_true", help="the network's own grid only, not 1 mm")
+    options = parser.parse_args(arguments)
+    description, _ = load_bundle(find_bundle(options.models))
+    for spacing in dict.fromkeys(
+        (description.spacing_mm,) if options.fast else (description.spacing_mm, 1.0)
+    ):
+        print(f"grid of {spacing:g} mm")
+        reference = measure("sliding window", options.models, spacing)
+        crop = measure("one crop", options.models, spacing, 1, False, None)
+        print(f"    Dice WT with the sliding window {region_dice(crop, reference)['WT']:.4f}")
+    measure("one crop", options.models, description.spacing_mm, 2, True, None)
+    measure("one crop", options.models, description.spacing_mm, 8, True, None)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
