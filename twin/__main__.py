@@ -14,11 +14,13 @@ import torch
 from twin.calibration import calibrate
 from twin.errors import TwinError
 from twin.inputs import TissueMaps, TumourObservation
+from twin.model import ReactionDiffusion
 from twin.nifti import Grid, read_maps, read_visit, write_volume
 from twin.operator import DiffusionOperator
 from twin.prediction import forecast
 from twin.priors import LogNormal, Priors
 from twin.results import Calibration, Forecast
+from twin.schedule import read_treatments
 from twin.settings import CalibrationSettings
 from twin.solver import trajectory
 
@@ -45,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
         "--diffusivity", type=float, default=0.1, help="white matter, mm2/day (default 0.1)"
     )
     simulate.add_argument("--proliferation", type=float, default=0.03, help="1/day (default 0.03)")
+    simulate.add_argument("--radiosensitivity", type=float, default=0.04, help="alpha, 1/Gy (default 0.04)")
+    simulate.add_argument(
+        "--chemosensitivity", type=float, default=0.2, help="1/day at the reference dose (default 0.2)"
+    )
     simulate.add_argument("--days", type=float, nargs="+", required=True, help="days to write, increasing")
     simulate.add_argument("-o", "--output", type=Path, required=True, help="folder")
     simulate.set_defaults(run=_simulate)
@@ -80,6 +86,9 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wm", type=Path, required=True, help="white-matter probability map, NIfTI")
     parser.add_argument("--gm", type=Path, required=True, help="grey-matter probability map, NIfTI")
     parser.add_argument("--domain", type=Path, help="mask of tissue; default where white + grey exceed 0.5")
+    parser.add_argument(
+        "--treatments", type=Path, metavar="FILE", help="JSON list of treatments, see docs/command-line.md"
+    )
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -102,10 +111,12 @@ def _simulate(options: argparse.Namespace) -> None:
     )
     square = sum(offset.double() ** 2 for offset in offsets)
     start = 0.9 * torch.exp(-square / (2 * options.seed_radius**2)) * maps.domain
-    parameters = torch.tensor([options.diffusivity]), torch.tensor([options.proliferation])
+    therapies = read_treatments(options.treatments, grid) if options.treatments else ()
+    model = ReactionDiffusion(operator, therapies=therapies)
+    parameters = {name: torch.tensor([getattr(options, name)]) for name in model.parameters}
     options.output.mkdir(parents=True, exist_ok=True)
     for day, state in zip(
-        options.days, trajectory(operator, *parameters, start[None, None], options.days), strict=True
+        options.days, trajectory(model, parameters, start[None, None], options.days), strict=True
     ):
         density = state[0, 0].float()
         labels = 2 * (density > settings.whole_threshold).to(torch.uint8)
@@ -121,10 +132,13 @@ def _simulate(options: argparse.Namespace) -> None:
 def _fitted(options: argparse.Namespace) -> tuple[TissueMaps, list[TumourObservation], Calibration, Grid]:
     maps, grid = read_maps(options.wm, options.gm, options.domain)
     visits = sorted((read_visit(text, grid) for text in options.visit), key=lambda visit: visit.day)
-    visits = [TumourObservation(v.day - visits[0].day, v.core, v.whole) for v in visits]
+    first = visits[0].day
+    visits = [TumourObservation(v.day - first, v.core, v.whole) for v in visits]
+    therapies = read_treatments(options.treatments, grid, first) if options.treatments else ()
     priors = Priors(LogNormal(*options.prior_diffusivity), LogNormal(*options.prior_proliferation))
     settings = CalibrationSettings(samples=options.samples)
-    return maps, visits, calibrate(maps, visits, priors, settings, _progress), grid
+    calibration = calibrate(maps, visits, priors, settings, _progress, therapies=therapies)
+    return maps, visits, calibration, grid
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -173,6 +187,7 @@ def _forecast_summary(predicted: Forecast) -> dict[str, Any]:
             for horizon in predicted.horizons
         ],
         "curve": {name: [float(value) for value in values] for name, values in vars(curve).items()},
+        "conformal": asdict(predicted.conformal),
         "forecast_warnings": list(predicted.warnings),
     }
 

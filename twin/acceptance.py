@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from twin.correlation import sum_squares
 from twin.grid import surface_mm2
 from twin.inputs import TumourObservation
-from twin.likelihood import Target, grow, shifted
-from twin.observation import soft_mask
+from twin.likelihood import grow
 from twin.results import Vector, VisitFit
-from twin.scene import FIRST_SHIFT, Scene, boundary_sd_mm, starting_width
+from twin.scene import Scene, boundary_sd_mm, starting_width, treated
+from twin.targets import Target, misfit
 
 _SHRINK_SD = 2.0
 _MISFIT_SD = 4.0
@@ -53,11 +52,11 @@ def judge(
 ) -> tuple[bool, str]:
     """Decide whether the calibrated model may be used, and say why in one sentence.
 
-    The model is refused when a mask shrank beyond its boundary error, when a fitted volume misses the observed one by
-    more than four boundary errors and a fifth, or when it fits worse than assuming that nothing changed.
+    The model is refused when a mask shrank beyond its boundary error without treatment, when a fitted volume misses
+    the observed one by more than four boundary errors and a fifth, or when it fits worse than assuming no change.
     """
     reason = (
-        _shrinking(scene, visits)
+        shrinking(scene, visits)
         or _misfit(scene, visits, position)
         or _worse_than_persistence(scene, known, position)
     )
@@ -69,10 +68,13 @@ def judge(
     return True, f"The growth model explains the {len(visits)} visits."
 
 
-def _shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
+def shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
+    """Which mask shrank beyond its boundary error without a therapy that could explain it, or nothing."""
     spacing = scene.tissue.spacing_mm
     least = _SHRINK_SD * math.sqrt(2.0) * boundary_sd_mm(scene.settings, spacing)
     for before, after in itertools.pairwise(visits):
+        if treated(scene.model.therapies, before.day, after.day):
+            continue
         pairs = (("core", before.core, after.core), ("whole tumour", before.whole, after.whole))
         for name, earlier, later in pairs:
             lost = float(earlier.sum() - later.sum()) * math.prod(spacing)
@@ -88,6 +90,8 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], position: Vector)
     spacing = scene.tissue.spacing_mm
     most = _MISFIT_SD * boundary_sd_mm(scene.settings, spacing)
     for visit, fit in zip(visits[1:], visit_fits(scene, visits, position)[1:], strict=True):
+        if visit.cellularity is not None:
+            continue
         pairs = (
             ("core", visit.core, fit.observed_core_mm3, fit.fitted_core_mm3),
             ("whole-tumour", visit.whole, fit.observed_whole_mm3, fit.fitted_whole_mm3),
@@ -104,15 +108,11 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], position: Vector)
 
 def _worse_than_persistence(scene: Scene, known: Sequence[Target], position: Vector) -> str:
     densities = grow(scene, position, tangents=False)
-    nothing = np.zeros_like(position)
-    start = scene.density(0, starting_width(position), position[FIRST_SHIFT], position[FIRST_SHIFT + 1])
-    model, persistence = 0.0, 0.0
-    for target in known:
-        seen = shifted(target, nothing)
-        grown = soft_mask(densities[target.visit][0], target.threshold, scene.settings)
-        unchanged = soft_mask(start, target.threshold, scene.settings).to(grown.dtype)
-        model += target.weight * sum_squares(grown - seen)
-        persistence += target.weight * sum_squares(unchanged - seen)
+    nothing, shift = np.zeros_like(position), scene.coordinates.shift(0)
+    start = scene.density(0, starting_width(position), position[shift], position[shift + 1])
+    start = start.to(scene.operator.dtype)
+    model = sum(misfit(target, densities[target.visit][0], nothing, scene.settings) for target in known)
+    persistence = sum(misfit(target, start, nothing, scene.settings) for target in known)
     # a margin, since a tumour that did not change is explained by slow growth as well as by none
     if model > 1.1 * persistence:
         return "assuming no change since the first visit fits better"

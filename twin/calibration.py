@@ -4,35 +4,26 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from twin.acceptance import judge, visit_fits
-from twin.grid import leak
+from twin.acceptance import judge, shrinking, visit_fits
+from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
+from twin.fit import MARGINS_MM, Fit, fit, speed_excess
+from twin.importance import evenly
 from twin.inputs import TissueMaps, TumourObservation, check_visits
-from twin.least_squares import Minimum, minimise
-from twin.likelihood import Target, cost, grow, linearise, reweighted, targets
 from twin.priors import LogNormal, Priors
-from twin.results import Calibration, ParameterEstimate, Posterior, SkillCheck, Vector
-from twin.scene import (
-    LOG_VELOCITY,
-    LOG_WIDTH,
-    Scene,
-    Tissue,
-    boundary_sd_mm,
-    physical,
-    prior_position,
-    starting_width,
-)
+from twin.resolution import UNREFINED, factors_for, refined
+from twin.results import Calibration, ParameterEstimate, Posterior, Vector
+from twin.sampling import sample
+from twin.scene import Scene, Tissue, boundary_sd_mm
 from twin.settings import CalibrationSettings
+from twin.treatment import Therapy
 
 Progress = Callable[[str, float], None]
 IDENTIFIED_CONTRACTION = 0.8
-_MARGINS_MM = (15.0, 30.0, 60.0, math.inf)
-_LEAK = 1e-3
-_ROUNDS = 3
-_STARTS = (0.0, -1.2, 0.9)
+_UNITS = {"radiosensitivity": "/Gy", "chemosensitivity": "/d"}
+"""UCUM units of the parameters of therapies."""
 _log = logging.getLogger("oncotwin.twin")
 
 
@@ -42,11 +33,14 @@ def calibrate(
     priors: Priors | None = None,
     settings: CalibrationSettings | None = None,
     progress: Progress | None = None,
+    *,
+    therapies: Sequence[Therapy] = (),
 ) -> Calibration:
     """Infer diffusivity and proliferation from segmented visits.
 
     Levenberg-Marquardt in (log front velocity, log front width) with the boundary shifts of every mask as nuisance
     parameters, exact tangents, and a Laplace posterior whose likelihood counts effective samples instead of voxels.
+    A front narrower than a voxel is fitted again on a finer grid.
 
     Parameters
     ----------
@@ -60,24 +54,28 @@ def calibrate(
         Defaults.
     progress : callable, optional
         Told a phase and the fraction done, 0..1.
+    therapies : sequence of Therapy, optional
+        Treatments on the calendar of the visits and the grid of ``tissue``; their parameters are inferred too. What is
+        planned after the last visit acts in the forecast.
 
     Raises
     ------
     TwinError
-        If the visits cannot be used; see :func:`twin.inputs.check_visits`.
+        If the visits or therapies cannot be used; see :func:`twin.inputs.check_visits`.
     """
+    therapies = tuple(therapies)
     priors, settings = priors or Priors(), settings or CalibrationSettings()
     report = progress or (lambda phase, fraction: None)
     check_visits(tissue, visits)
     prepared = Tissue.prepare(tissue, visits, settings)
     warnings = _input_warnings(prepared, visits)
     shift_sd = boundary_sd_mm(settings, tissue.spacing_mm)
-    prior_mean, prior_covariance = prior_position(priors, len(visits), shift_sd)
-    unknown = Posterior(prior_mean, prior_covariance)
+    scene = Scene.build(prepared, visits, MARGINS_MM[0], settings, therapies=therapies)
+    prior_mean, prior_covariance = scene.coordinates.prior(priors, shift_sd)
+    unknown = Posterior(prior_mean, prior_covariance, scene.coordinates)
     report("calibration", 0.0)
     if len(visits) == 1:
         report("calibration", 1.0)
-        scene = Scene.build(prepared, visits, _MARGINS_MM[0], settings)
         return Calibration(
             parameters=_estimates(unknown, priors, False),
             acceptable=False,
@@ -90,13 +88,44 @@ def calibrate(
             posterior=unknown,
             priors=priors,
             settings=settings,
+            therapies=therapies,
         )
-    scene, known, minimum, iterations = _fit(prepared, visits, unknown, settings, report)
+    hopeless = bool(shrinking(scene, visits))
+    found = fit(
+        scene,
+        visits,
+        therapies,
+        unknown,
+        lambda done: report("calibration", 0.05 + 0.65 * done),
+        thorough=not hopeless,
+    )
+    scene, known, minimum = found.fine.likelihood.scene, found.fine.likelihood.known, found.fine.minimum
     report("calibration", 0.8)
     acceptable, verdict = judge(scene, visits, known, minimum.position)
-    if not minimum.converged:
-        warnings = (*warnings, f"Calibration stopped after {iterations} steps before it had settled.")
-    posterior = _posterior(minimum, scene, unknown) if acceptable else unknown
+    width = math.exp(minimum.position[LOG_WIDTH])
+    factors = factors_for(tissue.spacing_mm, width, tissue.shape)
+    if acceptable and settings.refine and factors != UNREFINED:
+        finer = refined(tissue, visits, therapies, factors)
+        # the masks are no sharper on smaller voxels
+        settings = replace(settings, boundary_sd_mm=shift_sd)
+        again = replace(settings, refine=False)
+        calibration = calibrate(
+            finer.tissue, finer.visits, priors, again, progress, therapies=finer.therapies
+        )
+        sentence = (
+            f"The front of {width:.1f} mm (square root of diffusivity over proliferation) is narrower than a voxel: "
+            f"growth was computed on voxels of {max(finer.tissue.spacing_mm):.2g} mm."
+        )
+        return replace(
+            calibration,
+            warnings=(sentence, *calibration.warnings),
+            settings=settings,
+            therapies=therapies,
+            refinement=factors,
+        )
+    if not minimum.converged and not hopeless:
+        warnings = (*warnings, f"Calibration stopped after {found.iterations} steps before it had settled.")
+    posterior = _posterior(found, unknown) if acceptable else unknown
     calibration = Calibration(
         parameters=_estimates(posterior, priors, acceptable),
         acceptable=acceptable,
@@ -105,95 +134,89 @@ def calibrate(
         skill=None,
         warnings=(*warnings, *_resolution_warning(posterior, tissue.spacing_mm)),
         effective_samples=sum(target.effective for target in known),
-        iterations=iterations,
+        iterations=found.iterations,
         posterior=posterior,
         priors=priors,
         settings=settings,
+        therapies=therapies,
     )
     if settings.check_skill and len(visits) > 2:
-        calibration = replace(calibration, skill=_skill(tissue, visits, priors, settings))
+        from twin.skill import held_out_skill  # which calibrates in its turn
+
+        calibration = replace(calibration, skill=held_out_skill(tissue, visits, calibration))
     report("calibration", 1.0)
-    _log.info("calibrated %d visits in %d steps", len(visits), iterations)
+    _log.info("calibrated %d visits in %d steps", len(visits), found.iterations)
     return calibration
 
 
-def _fit(
-    prepared: Tissue,
-    visits: Sequence[TumourObservation],
-    unknown: Posterior,
-    settings: CalibrationSettings,
-    report: Progress,
-) -> tuple[Scene, tuple[Target, ...], Minimum, int]:
-    """Alternate Levenberg-Marquardt and weighing of the residuals, on a larger box if the tumour reaches its edge."""
-    precision = np.linalg.inv(unknown.covariance)
-    scale = 3.0 * np.sqrt(np.diag(unknown.covariance))
-    scale[[LOG_VELOCITY, LOG_WIDTH]] = 0.8
-    position, iterations = unknown.mean.copy(), 0
-    for attempt, margin in enumerate(_MARGINS_MM):
-        scene = Scene.build(prepared, visits, margin, settings)
-        known = targets(scene, starting_width(position))
-        if attempt == 0 and settings.multi_start:
-            starts = [position + shift * np.eye(position.size)[LOG_VELOCITY] for shift in _STARTS]
-            costs = [cost(scene, known, unknown.mean, precision, start) for start in starts]
-            position = starts[int(np.argmin(costs))]
-        for round_ in range(_ROUNDS):
-            if round_ > 0:
-                known = reweighted(scene, known, position)
-            function = partial(linearise, scene, known, unknown.mean, precision)
-            limit = settings.max_iterations if round_ == 0 else max(5, settings.max_iterations // 3)
-            done = 0.05 + 0.25 * round_
-
-            def step(number: int, done: float = done, limit: int = limit) -> None:
-                report("calibration", done + 0.25 * number / limit)
-
-            minimum = minimise(function, position, scale, limit, on_step=step)
-            position, iterations = minimum.position, iterations + minimum.iterations
-        last = grow(scene, position, tangents=False)[-1]
-        if leak(last[0], scene.box, prepared.limit) < _LEAK:
-            break
-    return scene, known, minimum, iterations
-
-
-def _posterior(minimum: Minimum, scene: Scene, unknown: Posterior) -> Posterior:
-    """Laplace posterior widened by what no scan corrects; nothing becomes wider than the prior.
-
-    Model discrepancy, the grid's error of the front speed (3.5 % times voxel over front width squared) and, where the
-    first visit shows no core, the unknown density inside it.
-    """
-    covariance, settings = np.linalg.inv(minimum.at.hessian), scene.settings
-    grid = 0.035 * (max(scene.tissue.spacing_mm) / math.exp(minimum.position[LOG_WIDTH])) ** 2
-    hidden = settings.coreless_discrepancy if scene.distances[0].core is None else 0.0
-    floors = ((LOG_VELOCITY, settings.velocity_discrepancy), (LOG_WIDTH, settings.width_discrepancy))
-    for index, discrepancy in floors:
+def _posterior(found: Fit, unknown: Posterior) -> Posterior:
+    """Laplace posterior, its shape corrected by sampling, widened by what no scan corrects, never beyond the prior."""
+    fine, settings = found.fine, found.fine.likelihood.scene.settings
+    mean, covariance = fine.minimum.position, np.linalg.inv(fine.minimum.at.hessian)
+    draws, khat = None, math.nan
+    if settings.importance_samples:
+        # many solves on the coarse grid give the shape, the fine grid gives place and scale
+        drawn = sample(
+            found.coarse.likelihood, found.coarse.minimum, settings.importance_samples, settings.seed
+        )
+        coarse_root = np.linalg.cholesky(np.linalg.inv(found.coarse.minimum.at.hessian))
+        standard = np.linalg.solve(coarse_root, (drawn.draws - found.coarse.minimum.position).T)
+        draws, khat = mean + (np.linalg.cholesky(covariance) @ standard).T, drawn.khat
+        mean, covariance = draws.mean(axis=0), np.cov(draws.T)
+    extra = np.zeros(mean.size)
+    for index, variance in _discrepancy(found):
         room = max(unknown.covariance[index, index] - covariance[index, index], 0.0)
-        covariance[index, index] += min(discrepancy**2 + grid**2 + hidden**2, room)
-    return Posterior(minimum.position, covariance)
+        extra[index] = min(variance, room)
+    if draws is not None:
+        generator = np.random.default_rng(settings.seed + 1)
+        draws = draws + generator.standard_normal(draws.shape) * np.sqrt(extra)
+        draws = draws[evenly(draws[:, LOG_VELOCITY])]
+    return Posterior(mean, covariance + np.diag(extra), unknown.coordinates, draws, khat)
+
+
+def _discrepancy(found: Fit) -> tuple[tuple[int, float], ...]:
+    """Variances that no scan removes, by coordinate.
+
+    Model discrepancy, the grid's error of the front speed and, where the first visit shows no core, the unknown density
+    inside it.
+    """
+    scene = found.fine.likelihood.scene
+    settings = scene.settings
+    grid = speed_excess(scene.spacing_mm, math.exp(found.fine.minimum.position[LOG_WIDTH]))
+    hidden = settings.coreless_discrepancy if scene.distances[0].core is None else 0.0
+    common = grid**2 + hidden**2
+    return (
+        (LOG_VELOCITY, settings.velocity_discrepancy**2 + common),
+        (LOG_WIDTH, settings.width_discrepancy**2 + common),
+    )
 
 
 def _estimates(posterior: Posterior, priors: Priors, acceptable: bool) -> tuple[ParameterEstimate, ...]:
-    """Marginals in natural units; all three are log-linear in the posterior's coordinates."""
-    diffusivity, proliferation = (math.log(value) for value in physical(posterior.mean))
-    rows: list[tuple[str, str, float, LogNormal, Vector]] = [
-        ("diffusivity", "mm2/d", diffusivity, priors.diffusivity, np.array([1.0, 1.0])),
-        ("proliferation", "/d", proliferation, priors.proliferation, np.array([1.0, -1.0])),
-        (
-            "front_velocity",
-            "mm/d",
-            float(posterior.mean[LOG_VELOCITY]),
-            priors.front_velocity,
-            np.array([1.0, 0.0]),
-        ),
+    """Marginals in natural units; all are log-linear in the posterior's coordinates."""
+    axes = np.eye(posterior.mean.size)
+    velocity, width = axes[LOG_VELOCITY], axes[LOG_WIDTH]
+    rows: list[tuple[str, str, LogNormal, Vector, float]] = [
+        ("diffusivity", "mm2/d", priors.diffusivity, velocity + width, math.log(0.5)),
+        ("proliferation", "/d", priors.proliferation, velocity - width, math.log(0.5)),
+        ("front_velocity", "mm/d", priors.front_velocity, velocity, 0.0),
     ]
+    for index, name in enumerate(posterior.coordinates.therapies, start=LOG_TAIL + 1):
+        rows.append((name, _UNITS[name], priors.of(name), axes[index], 0.0))
     made = []
-    for name, unit, centre, prior, direction in rows:
-        sd = math.sqrt(float(direction @ posterior.covariance[:2, :2] @ direction))
+    for name, unit, prior, direction, offset in rows:
+        sd = math.sqrt(float(direction @ posterior.covariance @ direction))
+        if posterior.draws is None:
+            middle = float(direction @ posterior.mean)
+            low, high = middle - 1.96 * sd, middle + 1.96 * sd
+        else:
+            low, middle, high = np.quantile(posterior.draws @ direction, [0.025, 0.5, 0.975])
         contraction = min(sd / prior.sigma_log, 1.0)
         made.append(
             ParameterEstimate(
                 name=name,
                 unit=unit,
-                estimate=math.exp(centre),
-                interval95=(math.exp(centre - 1.96 * sd), math.exp(centre + 1.96 * sd)),
+                estimate=math.exp(middle + offset),
+                interval95=(math.exp(low + offset), math.exp(high + offset)),
                 prior=prior,
                 contraction=contraction,
                 identified=acceptable and contraction <= IDENTIFIED_CONTRACTION,
@@ -224,30 +247,5 @@ def _resolution_warning(posterior: Posterior, spacing_mm: tuple[float, float, fl
         return ()
     return (
         f"The voxel of {coarsest:.1f} mm is wider than the front of {width:.1f} mm (square root of diffusivity over "
-        "proliferation): simulated fronts run too fast; use a finer grid.",
-    )
-
-
-def _skill(
-    tissue: TissueMaps, visits: Sequence[TumourObservation], priors: Priors, settings: CalibrationSettings
-) -> SkillCheck:
-    """Forecast the last visit from the others."""
-    from twin.prediction import forecast
-
-    shorter = replace(settings, check_skill=False, samples=min(settings.samples, 32))
-    earlier, last, before = visits[:-1], visits[-1], visits[-2]
-    calibration = calibrate(tissue, earlier, priors, shorter)
-    predicted = forecast(calibration, tissue, earlier, [last.day - before.day]).horizons[0]
-    observed = [float(mask.sum()) * tissue.voxel_mm3 for mask in (last.core, last.whole)]
-    unchanged = [float(mask.sum()) * tissue.voxel_mm3 for mask in (before.core, before.whole)]
-    volumes = (predicted.volume_core_mm3, predicted.volume_whole_mm3)
-    inside = [v.interval95[0] <= seen <= v.interval95[1] for v, seen in zip(volumes, observed, strict=True)]
-    return SkillCheck(
-        day=last.day,
-        core_error_mm3=abs(volumes[0].estimate - observed[0]),
-        core_persistence_error_mm3=abs(unchanged[0] - observed[0]),
-        core_inside95=inside[0],
-        whole_error_mm3=abs(volumes[1].estimate - observed[1]),
-        whole_persistence_error_mm3=abs(unchanged[1] - observed[1]),
-        whole_inside95=inside[1],
+        "proliferation): simulated fronts run too fast.",
     )

@@ -11,7 +11,11 @@ from twin.results import Vector
 
 
 def effective_samples(
-    residual: Tensor, band: Tensor, spacing_mm: tuple[float, float, float], shortest_mm: float
+    residual: Tensor,
+    band: Tensor,
+    spacing_mm: tuple[float, float, float],
+    shortest_mm: float,
+    longest_mm: float = math.inf,
 ) -> float:
     """Effective number of independent samples among the residuals on a band of voxels.
 
@@ -29,6 +33,8 @@ def effective_samples(
         Voxel size, mm.
     shortest_mm : float
         Lower bound of the correlation length, mm.
+    longest_mm : float, optional
+        Distance beyond which residuals count as independent, mm.
 
     Returns
     -------
@@ -53,6 +59,7 @@ def effective_samples(
     product = np.bincount(shell.ravel(), products.ravel())
     floor = np.exp(-0.5 * (np.arange(count.size) * min(spacing_mm) / shortest_mm) ** 2)
     correlation = np.maximum(_until_zero(product, count), floor)
+    correlation[np.arange(count.size) * min(spacing_mm) > longest_mm] = 0.0
     voxels = float(count[0])
     return min(max(voxels**2 / float((count * correlation).sum()), 1.0), voxels)
 

@@ -81,6 +81,9 @@ class TumourObservation:
         Tumour core (necrosis and enhancing tumour), bool, shape (X, Y, Z). May be empty.
     whole : Tensor
         Whole tumour (core and oedema), bool, shape (X, Y, Z), contains the core.
+    cellularity : Tensor, optional
+        Tumour cell density 0..1 from diffusion imaging, floating point (X, Y, Z), nan where it was not measured; see
+        :func:`twin.cellularity.cellularity_from_adc`. Replaces the masks in the likelihood of this visit.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class TumourObservation:
     day: float
     core: Tensor
     whole: Tensor
+    cellularity: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.day):
@@ -105,6 +109,21 @@ class TumourObservation:
             raise TwinError(
                 "bad_visit", f"The core mask of day {self.day:g} reaches outside the whole-tumour mask."
             )
+        if self.cellularity is not None:
+            _check_cellularity(self.day, self.cellularity, self.whole.shape)
+
+
+def _check_cellularity(day: float, cellularity: Tensor, shape: torch.Size) -> None:
+    if cellularity.shape != shape or not cellularity.is_floating_point():
+        raise TwinError(
+            "bad_visit",
+            f"The cellularity of day {day:g} must be a floating-point volume of the masks' shape {tuple(shape)}.",
+        )
+    measured = cellularity[~torch.isnan(cellularity)]
+    if not measured.numel():
+        raise TwinError("bad_visit", f"The cellularity of day {day:g} was measured nowhere; leave it out.")
+    if float(measured.min()) < 0.0 or float(measured.max()) > 1.0:
+        raise TwinError("bad_visit", f"The cellularity of day {day:g} must lie between 0 and 1.")
 
 
 def check_visits(tissue: TissueMaps, visits: Sequence[TumourObservation]) -> None:

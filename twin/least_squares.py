@@ -33,6 +33,7 @@ def minimise(
     scale: Vector,
     max_iterations: int,
     tolerance: float = 0.02,
+    unchecked: float = 0.0,
     on_step: Callable[[int], None] | None = None,
 ) -> Minimum:
     """Minimise a sum of squares.
@@ -50,6 +51,9 @@ def minimise(
     tolerance : float, optional
         Stop when the cost that the next step promises to save is below ``tolerance``; in units of a log-likelihood,
         0.02 moves no parameter by more than a fifth of its posterior standard deviation.
+    unchecked : float, optional
+        A step that promises less than this is the last and is taken without looking at the cost there: below half a
+        unit it is shorter than a posterior standard deviation, over which a sum of squares is close to its quadratic.
     on_step : callable, optional
         Told the number of each trial.
     """
@@ -59,6 +63,8 @@ def minimise(
         promised = -float(here.gradient @ step + 0.5 * step @ here.hessian @ step)
         if promised < tolerance:
             return Minimum(position, here, iteration - 1, True)
+        if promised < unchecked:
+            return Minimum(position + step, here, iteration, True)
         there = linearise(position + step)
         if on_step is not None:
             on_step(iteration)

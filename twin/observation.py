@@ -14,9 +14,10 @@ from torch import Tensor
 
 from twin.inputs import TumourObservation
 from twin.settings import CalibrationSettings
-from twin.wave import wave_profile
+from twin.wave import WaveProfile, wave_profile
 
 _FAR_MM = 1e3
+_LEAST_GAP_MM = 1e-6
 _COVERED = 0.8
 """How far, between the two thresholds, the density may rise inside a tumour that shows no core."""
 
@@ -108,27 +109,66 @@ def density_from_masks(
         Outward displacement of the boundaries, mm; a scalar or a volume.
     """
     wave = wave_profile()
-    at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
-    thickness, width = at_whole - at_core, front_width_mm
-    whole = distances.whole - whole_shift_mm
-    nothing = torch.zeros_like(whole)
-    if distances.core is None:
-        # without a core the density stays below the core threshold however deep the tumour
-        along = (whole / width).clamp(min=-_COVERED * thickness)
-        density, slope = wave.density_and_slope(at_whole + along)
-        free = along > -_COVERED * thickness
-        return StartingDensity(density, -slope * along * free, nothing, -slope / width * free)
-    core = distances.core - core_shift_mm
-    whole = torch.minimum(whole, core)
-    outside, inside = whole >= 0.0, core < 0.0
-    gap = (core - whole).clamp(min=1e-6)
-    position = torch.where(inside, at_core + core / width, at_core + thickness * core / gap)
-    position = torch.where(outside, at_whole + whole / width, position)
+    core, whole = _shifted(distances, core_shift_mm, whole_shift_mm)
+    position, inside, outside = _on_wave(wave, core, whole, front_width_mm, settings)
     density, slope = wave.density_and_slope(position)
+    width, nothing = front_width_mm, torch.zeros_like(whole)
+    at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
+    thickness = at_whole - at_core
+    if core is None:
+        along = position - at_whole
+        free = ~inside
+        return StartingDensity(density, -slope * along * free, nothing, -slope / width * free)
+    gap = (core - whole).clamp(min=_LEAST_GAP_MM)
     by_width = torch.where(outside, -whole / width, torch.where(inside, -core / width, nothing))
     by_core = torch.where(outside, nothing, torch.where(inside, -1.0 / width, thickness * whole / gap**2))
     by_whole = torch.where(outside, -1.0 / width, torch.where(inside, nothing, -thickness * core / gap**2))
     return StartingDensity(density, slope * by_width, slope * by_core, slope * by_whole)
+
+
+def mask_density(
+    distances: BoundaryDistances,
+    front_width_mm: float,
+    settings: CalibrationSettings,
+    core_shift_mm: Tensor | float = 0.0,
+    whole_shift_mm: Tensor | float = 0.0,
+    profile: WaveProfile | None = None,
+) -> Tensor:
+    """The density of :func:`density_from_masks` alone; distances may have any shape.
+
+    Another ``profile`` than the steady wave may be laid through the boundaries; its positions count in front widths.
+    """
+    wave = profile or wave_profile()
+    core, whole = _shifted(distances, core_shift_mm, whole_shift_mm)
+    return wave.density(_on_wave(wave, core, whole, front_width_mm, settings)[0])
+
+
+def _shifted(
+    distances: BoundaryDistances, core_shift_mm: Tensor | float, whole_shift_mm: Tensor | float
+) -> tuple[Tensor | None, Tensor]:
+    """Distances to the displaced boundaries; the core stays within the whole tumour."""
+    whole = distances.whole - whole_shift_mm
+    if distances.core is None:
+        return None, whole
+    core = distances.core - core_shift_mm
+    return core, torch.minimum(whole, core)
+
+
+def _on_wave(
+    wave: WaveProfile, core: Tensor | None, whole: Tensor, width: float, settings: CalibrationSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Position on the wave, and where it no longer depends on the boundary of the whole tumour, and of the core."""
+    at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
+    thickness = at_whole - at_core
+    outside = whole >= 0.0
+    if core is None:
+        # without a core the density stays below the core threshold however deep the tumour
+        along = (whole / width).clamp(min=-_COVERED * thickness)
+        return at_whole + along, along <= -_COVERED * thickness, outside
+    inside = core < 0.0
+    gap = (core - whole).clamp(min=_LEAST_GAP_MM)
+    position = torch.where(inside, at_core + core / width, at_core + thickness * core / gap)
+    return torch.where(outside, at_whole + whole / width, position), inside, outside
 
 
 def soft_mask(density: Tensor, threshold: float, settings: CalibrationSettings) -> Tensor:

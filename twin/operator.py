@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from twin.backends import Stage, choose
 from twin.errors import TwinError
 from twin.settings import BackendName
 
@@ -21,22 +20,25 @@ class DiffusionOperator:
     ----------
     faces : tuple of Tensor
         Face weights with halo, (X + 2, Y + 2, Z + 2), 1/mm2.
-    rows : Tensor
-        int32 (X + 2, Y + 2, 2), extent of the domain in every row along z.
     domain : Tensor
         bool (X, Y, Z).
+    spacing_mm : tuple of float
+        Voxel size, mm.
     row_sum : float
         Largest sum of the face weights of one voxel, 1/mm2; Euler's method is positive up to a step of
         1 / (diffusivity * row_sum).
-    stage : Stage
-        The backend.
+    backend : {"auto", "torch", "numba", "cuda"}
+        See :func:`twin.backends.bind`.
+    threads : int
+        Threads of one numba sweep.
     """
 
     faces: tuple[Tensor, Tensor, Tensor]
-    rows: Tensor
     domain: Tensor
+    spacing_mm: tuple[float, float, float]
     row_sum: float
-    stage: Stage
+    backend: BackendName
+    threads: int
 
     @classmethod
     def build(
@@ -59,8 +61,8 @@ class DiffusionOperator:
             bool (X, Y, Z).
         spacing_mm : tuple of float
             Voxel size, mm.
-        backend : {"auto", "torch", "numba"}, optional
-            See :func:`twin.backends.choose`.
+        backend : {"auto", "torch", "numba", "cuda"}, optional
+            See :func:`twin.backends.bind`.
         dtype : torch.dtype, optional
             Of the fields.
         threads : int, optional
@@ -80,14 +82,17 @@ class DiffusionOperator:
             faces.append(face.to(dtype).contiguous())
         return cls(
             faces=(faces[0], faces[1], faces[2]),
-            rows=_row_extents(domain),
             domain=domain,
+            spacing_mm=spacing_mm,
             row_sum=float(row_sum.max()),
-            stage=choose(backend, domain.device.type, threads or torch.get_num_threads()),
+            backend=backend,
+            threads=threads or torch.get_num_threads(),
         )
 
     def crop(self, index: tuple[slice, slice, slice]) -> "DiffusionOperator":
         """The operator on a part of the box; no flux crosses the cut."""
+        if all((s.start, s.stop) == (0, n) for s, n in zip(index, self.domain.shape, strict=True)):
+            return self
         padded = tuple(slice(s.start, s.stop + 2) for s in index)
         domain = self.domain[index]
         faces = []
@@ -98,22 +103,9 @@ class DiffusionOperator:
                 part.select(other, -1).zero_()
             part.select(axis, -2).zero_()
             faces.append(part)
-        return replace(self, faces=(faces[0], faces[1], faces[2]), rows=_row_extents(domain), domain=domain)
+        return replace(self, faces=(faces[0], faces[1], faces[2]), domain=domain)
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the fields."""
         return self.faces[0].dtype
-
-
-def _row_extents(domain: Tensor) -> Tensor:
-    """First and one past the last voxel of the domain in every padded row along z."""
-    x, y, z = domain.shape
-    extents = torch.zeros((x + 2, y + 2, 2), dtype=torch.int32, device=domain.device)
-    index = torch.arange(1, z + 1, dtype=torch.int32, device=domain.device)
-    filled = domain.any(dim=2)
-    first = torch.where(domain, index, z + 1).amin(dim=2)
-    last = torch.where(domain, index, 0).amax(dim=2)
-    extents[1:-1, 1:-1, 0] = torch.where(filled, first, 0).to(torch.int32)
-    extents[1:-1, 1:-1, 1] = torch.where(filled, last + 1, 0).to(torch.int32)
-    return extents

@@ -1,7 +1,7 @@
 """Prior distributions of the growth parameters."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from twin.errors import TwinError
 
@@ -9,6 +9,10 @@ MAX_MEDIAN_PROLIFERATION = 0.5
 """Largest prior median of the proliferation rate, 1/day: above it a glioma would double in 1.4 days."""
 MAX_MEDIAN_DIFFUSIVITY = 5.0
 """Largest prior median of the diffusivity, mm2/day: five times the fastest published glioma."""
+MAX_MEDIAN_RADIOSENSITIVITY = 1.0
+"""Largest prior median of alpha, 1/Gy: three times that of the most sensitive glioma cell lines."""
+MAX_MEDIAN_CHEMOSENSITIVITY = 20.0
+"""Largest prior median of the kill rate at the reference dose, 1/day: one dose of temozolomide would leave a ninth."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Priors:
-    """Priors of the reaction-diffusion parameters.
+    """Priors of the reaction-diffusion parameters and of the therapies'.
 
     Parameters
     ----------
@@ -73,6 +77,10 @@ class Priors:
         Diffusivity in white matter, mm2/day.
     proliferation : LogNormal
         Proliferation rate, 1/day.
+    radiosensitivity : LogNormal
+        Linear coefficient alpha of the linear-quadratic survival on the scale of images, 1/Gy.
+    chemosensitivity : LogNormal
+        Rate of kill at the reference dose, 1/day.
 
     Raises
     ------
@@ -82,6 +90,24 @@ class Priors:
 
     diffusivity: LogNormal = field(default_factory=lambda: LogNormal(0.1, 0.9))
     proliferation: LogNormal = field(default_factory=lambda: LogNormal(0.03, 0.6))
+    radiosensitivity: LogNormal = field(default_factory=lambda: LogNormal(0.04, 0.5))
+    chemosensitivity: LogNormal = field(default_factory=lambda: LogNormal(0.2, 0.7))
+
+    def of(self, parameter: str) -> LogNormal:
+        """Prior of a model parameter by its name.
+
+        Raises
+        ------
+        TwinError
+            If there is none.
+        """
+        known = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if parameter not in known:
+            raise TwinError(
+                "no_prior", f"The parameter {parameter} has no prior; known are {', '.join(known)}."
+            )
+        prior: LogNormal = known[parameter]
+        return prior
 
     def __post_init__(self) -> None:
         if self.proliferation.median > MAX_MEDIAN_PROLIFERATION:
@@ -95,6 +121,19 @@ class Priors:
                 "unphysical_prior",
                 f"The prior median of the diffusivity, {self.diffusivity.median:g} mm2/day, exceeds "
                 f"{MAX_MEDIAN_DIFFUSIVITY:g} mm2/day; write the median in mm2/day, not its logarithm.",
+            )
+
+        if self.radiosensitivity.median > MAX_MEDIAN_RADIOSENSITIVITY:
+            raise TwinError(
+                "unphysical_prior",
+                f"The prior median of the radiosensitivity, {self.radiosensitivity.median:g} /Gy, exceeds "
+                f"{MAX_MEDIAN_RADIOSENSITIVITY:g} /Gy; write the median of alpha in 1/Gy.",
+            )
+        if self.chemosensitivity.median > MAX_MEDIAN_CHEMOSENSITIVITY:
+            raise TwinError(
+                "unphysical_prior",
+                f"The prior median of the chemosensitivity, {self.chemosensitivity.median:g} /day, exceeds "
+                f"{MAX_MEDIAN_CHEMOSENSITIVITY:g} /day; write the median in 1/day at the reference dose.",
             )
 
     @property

@@ -1,13 +1,17 @@
 """What calibration and forecast hand back."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twin.conformal import Conformal
+from twin.coordinates import Coordinates
 from twin.priors import LogNormal, Priors
 from twin.settings import CalibrationSettings
+from twin.treatment import Therapy
 
 Vector = NDArray[Any]
 
@@ -19,9 +23,10 @@ class ParameterEstimate:
     Parameters
     ----------
     name : str
-        ``diffusivity`` (of white matter), ``proliferation`` or ``front_velocity``.
+        ``diffusivity`` (of white matter), ``proliferation``, ``front_velocity``, or the parameter of a therapy:
+        ``radiosensitivity``, ``chemosensitivity``.
     unit : str
-        UCUM: ``mm2/d``, ``/d`` or ``mm/d``.
+        UCUM: ``mm2/d``, ``/d``, ``mm/d`` or ``/Gy``.
     estimate : float
         Posterior median.
     interval95 : tuple of float
@@ -58,39 +63,113 @@ class VisitFit:
 
 
 @dataclass(frozen=True)
-class SkillCheck:
-    """Forecast of the last visit from all others, against persistence (no change since the visit before).
+class VolumeEstimate:
+    """Median and central 95 % interval of a volume, mm3."""
 
-    Errors are absolute differences of volume, mm3; ``inside95`` says whether the observed volumes fell within the
-    forecast's 95 % intervals.
+    estimate: float
+    interval95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MaskSkill:
+    """Forecast of one mask's volume at a visit it had not seen, and two simple rules for the same.
+
+    Parameters
+    ----------
+    observed_mm3 : float
+        What was segmented.
+    forecast_mm3 : VolumeEstimate
+        What the model had said.
+    unchanged_mm3 : float
+        No change since the visit before.
+    exponential_mm3 : float or None
+        Exponential growth through the two visits before; None when one of them shows no such mask.
+    """
+
+    observed_mm3: float
+    forecast_mm3: VolumeEstimate
+    unchanged_mm3: float
+    exponential_mm3: float | None
+
+    @property
+    def error_mm3(self) -> float:
+        """Absolute error of the forecast median."""
+        return abs(self.forecast_mm3.estimate - self.observed_mm3)
+
+    @property
+    def persistence_error_mm3(self) -> float:
+        """Absolute error of assuming no change."""
+        return abs(self.unchanged_mm3 - self.observed_mm3)
+
+    @property
+    def exponential_error_mm3(self) -> float | None:
+        """Absolute error of extrapolating exponential growth."""
+        return None if self.exponential_mm3 is None else abs(self.exponential_mm3 - self.observed_mm3)
+
+    @property
+    def inside95(self) -> bool:
+        """Whether the observed volume lies in the forecast's 95 % interval."""
+        return self.forecast_mm3.interval95[0] <= self.observed_mm3 <= self.forecast_mm3.interval95[1]
+
+
+@dataclass(frozen=True)
+class SkillCheck:
+    """Forecast of the last visit from all others against persistence and exponential growth.
+
+    Parameters
+    ----------
+    day : float
+        Of the last visit.
+    core, whole : MaskSkill
+        Tumour core and whole tumour.
     """
 
     day: float
-    core_error_mm3: float
-    core_persistence_error_mm3: float
-    core_inside95: bool
-    whole_error_mm3: float
-    whole_persistence_error_mm3: float
-    whole_inside95: bool
+    core: MaskSkill
+    whole: MaskSkill
 
     @property
     def beats_persistence(self) -> bool:
         """Whether the whole-tumour volume was forecast better than by assuming no change."""
-        return self.whole_error_mm3 < self.whole_persistence_error_mm3
+        return self.whole.error_mm3 < self.whole.persistence_error_mm3
+
+    @property
+    def beats_exponential(self) -> bool | None:
+        """Whether the whole-tumour volume was forecast better than by exponential growth; None if it has none."""
+        error = self.whole.exponential_error_mm3
+        return None if error is None else self.whole.error_mm3 < error
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Gaussian over (log front velocity, log front width, log tail factor, then boundary shifts in mm).
+    """Gaussian over the numbers of :class:`twin.coordinates.Coordinates`.
 
-    The tail factor is that of the front width which masks are given, over that of a steady wave.
-
-    The shifts are two a visit, core and whole tumour, in the order of the visits: how far the true boundary lies
-    outside the segmented one.
+    Parameters
+    ----------
+    mean : ndarray
+        (p,).
+    covariance : ndarray
+        (p, p).
+    coordinates : Coordinates
+        Their order.
+    draws : ndarray, optional
+        (n, p), equally weighted draws where the posterior was sampled; any number of the first ones spreads evenly over
+        the front velocity.
+    khat : float, optional
+        Shape of the tail of the importance weights; up to 0.7 they were used, above it the draws come from tempered
+        sequential Monte Carlo. nan where the posterior was not sampled.
     """
 
     mean: Vector
     covariance: Vector
+    coordinates: Coordinates
+    draws: Vector | None = None
+    khat: float = math.nan
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name for each number: log_velocity, log_width, log_tail, therapies' logs, shifts."""
+        return self.coordinates.names
 
 
 @dataclass(frozen=True)
@@ -100,7 +179,7 @@ class Calibration:
     Parameters
     ----------
     parameters : tuple of ParameterEstimate
-        diffusivity, proliferation and front_velocity.
+        diffusivity, proliferation and front_velocity, then those of the therapies.
     acceptable : bool
         Whether the growth model explains the scans. False with one visit, where growth cannot be seen. When False the
         posterior is the prior.
@@ -118,6 +197,10 @@ class Calibration:
         Levenberg-Marquardt steps taken.
     posterior, priors, settings
         What a forecast needs.
+    therapies : tuple of Therapy
+        Treatments, past and planned, on the calendar of the visits and the grid of the tissue maps.
+    refinement : tuple of int
+        How many times the voxels were divided along each axis for a front narrower than a voxel.
     """
 
     parameters: tuple[ParameterEstimate, ...]
@@ -131,14 +214,8 @@ class Calibration:
     posterior: Posterior
     priors: Priors
     settings: CalibrationSettings
-
-
-@dataclass(frozen=True)
-class VolumeEstimate:
-    """Median and central 95 % interval of a volume, mm3."""
-
-    estimate: float
-    interval95: tuple[float, float]
+    therapies: tuple[Therapy, ...] = ()
+    refinement: tuple[int, int, int] = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -147,7 +224,9 @@ class HorizonForecast:
 
     Volumes on the full grid, float32 (X, Y, Z), zero where no draw reaches: mean and standard deviation of the density
     and the probabilities that it exceeds the core and the whole-tumour thresholds. The intervals hold for the volume
-    that a segmentation of that day would report, its own error included.
+    that a segmentation of that day would report, its own error included. ``volume_draws`` (2, draws) are the volumes of
+    core and whole tumour, mm3, that made the intervals, before the conformal factor and before any widening towards no
+    change and the trend.
     """
 
     day: float
@@ -158,6 +237,7 @@ class HorizonForecast:
     probability_whole: Tensor
     volume_core_mm3: VolumeEstimate
     volume_whole_mm3: VolumeEstimate
+    volume_draws: Vector
 
 
 @dataclass(frozen=True)
@@ -180,3 +260,4 @@ class Forecast:
     horizons: tuple[HorizonForecast, ...]
     curve: GrowthCurve
     warnings: tuple[str, ...]
+    conformal: Conformal

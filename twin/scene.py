@@ -1,27 +1,25 @@
 """The part of the head that is computed: operator, visits and the coordinates of the parameters on one box."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from twin.coordinates import LOG_TAIL, LOG_WIDTH, Coordinates
 from twin.grid import Box, bounding_box
 from twin.inputs import TissueMaps, TumourObservation
-from twin.observation import BoundaryDistances, StartingDensity, density_from_masks
+from twin.model import ReactionDiffusion
+from twin.observation import BoundaryDistances, StartingDensity, density_from_masks, mask_density
 from twin.operator import DiffusionOperator
-from twin.priors import Priors
 from twin.results import Vector
 from twin.settings import CalibrationSettings
+from twin.treatment import Radiotherapy, Surgery, Therapy
 
-LOG_VELOCITY, LOG_WIDTH, LOG_TAIL, FIRST_SHIFT = 0, 1, 2, 3
-TAIL_SIGMA_LOG = 0.3
-"""How far the front width that masks are given may differ from that of a steady wave, log standard deviation."""
 _BAND_MM = 6.0
-MAX_DIFFUSIVITY, MAX_PROLIFERATION = 20.0, 1.0
-"""Hard limits of what is ever simulated, mm2/day and 1/day."""
+_LEAST_EXPOSURE = 1e-3
+"""Exponent of the survival, for a parameter of one, below which what is left of a drug counts as nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,25 @@ class Scene:
 
     Parameters
     ----------
+    model : ReactionDiffusion
+        Growth law and therapies on the box; holds the operator.
+    coordinates : Coordinates
+        What is inferred.
+    cellularity : tuple of (Tensor or None)
+        Density seen by diffusion imaging at each visit, float64 (X, Y, Z), nan where it was not measured.
+    spacing_mm : tuple of float
+        Voxel size, mm.
     root_weight : float
         Mean square root of the tissue weight around the first tumour: front width there over that in white matter.
     """
 
     tissue: Tissue
     box: Box
-    operator: DiffusionOperator
+    model: ReactionDiffusion
+    coordinates: Coordinates
     distances: tuple[BoundaryDistances, ...]
+    cellularity: tuple[Tensor | None, ...]
+    spacing_mm: tuple[float, float, float]
     root_weight: float
     settings: CalibrationSettings
 
@@ -74,8 +83,12 @@ class Scene:
         margin_mm: float,
         settings: CalibrationSettings,
         threads: int | None = None,
+        therapies: Sequence[Therapy] = (),
     ) -> "Scene":
-        """Scene of a box ``margin_mm`` around the tumours of all ``visits``; ``threads`` for each sweep."""
+        """Scene of a box ``margin_mm`` around the tumours of all ``visits``.
+
+        ``threads`` is for each sweep; ``therapies`` are on the whole grid.
+        """
         tumour = torch.stack([visit.whole for visit in visits]).any(dim=0)
         box = Box.around(tumour, margin_mm, tissue.spacing_mm, tissue.limit)
         distances = tuple(BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm) for visit in visits)
@@ -90,7 +103,22 @@ class Scene:
             dtype=torch.float64 if settings.double_precision else torch.float32,
             threads=threads,
         )
-        return cls(tissue, box, operator, distances, max(root, 0.1), settings)
+        model = ReactionDiffusion(
+            operator,
+            law=settings.growth_law,
+            therapies=tuple(cropped(therapy, box.slices) for therapy in therapies),
+        )
+        coordinates = Coordinates(model.parameters[2:], len(visits))
+        cellularity = tuple(
+            None if visit.cellularity is None else visit.cellularity[box.slices].double() for visit in visits
+        )
+        root = max(root, 0.1)
+        return cls(tissue, box, model, coordinates, distances, cellularity, tissue.spacing_mm, root, settings)
+
+    @property
+    def operator(self) -> DiffusionOperator:
+        """Operator of the model."""
+        return self.model.operator
 
     def start(
         self, visit: int, log_width: float, core: Tensor | float = 0.0, whole: Tensor | float = 0.0
@@ -99,14 +127,37 @@ class Scene:
 
         The front width around the tumour is that in white matter scaled to the tissue there, at least half a voxel.
         """
-        width = max(math.exp(log_width) * self.root_weight, min(self.tissue.spacing_mm) / 2)
-        return density_from_masks(self.distances[visit], width, self.settings, core, whole)
+        width = self.front_width_mm(log_width)
+        start = density_from_masks(self.distances[visit], width, self.settings, core, whole)
+        if width > math.exp(log_width) * self.root_weight:
+            start = replace(start, by_log_width=torch.zeros_like(start.by_log_width))
+        measured = self.cellularity[visit]
+        if measured is None:
+            return start
+        known = torch.isfinite(measured)
+        parts = (
+            torch.where(known, 0.0, part) for part in (start.by_log_width, start.by_core, start.by_whole)
+        )
+        return StartingDensity(torch.where(known, measured, start.density), *parts)
+
+    def treated_before(self, visit: int) -> bool:
+        """Whether a therapy has acted between the first visit and visit number ``visit``."""
+        return treated(self.model.therapies, self.distances[0].day, self.distances[visit].day)
+
+    def front_width_mm(self, log_width: float) -> float:
+        """Front width of the densities that stand for masks, mm."""
+        return max(math.exp(log_width) * self.root_weight, min(self.tissue.spacing_mm) / 2)
 
     def density(
         self, visit: int, log_width: float, core: Tensor | float = 0.0, whole: Tensor | float = 0.0
     ) -> Tensor:
         """The density alone, zero outside the domain."""
-        return torch.where(self.operator.domain, self.start(visit, log_width, core, whole).density, 0.0)
+        width = self.front_width_mm(log_width)
+        density = mask_density(self.distances[visit], width, self.settings, core, whole)
+        measured = self.cellularity[visit]
+        if measured is not None:
+            density = torch.where(torch.isfinite(measured), measured, density)
+        return torch.where(self.operator.domain, density, 0.0)
 
 
 def boundary_sd_mm(settings: CalibrationSettings, spacing_mm: tuple[float, float, float]) -> float:
@@ -119,23 +170,23 @@ def starting_width(position: Vector) -> float:
     return float(position[LOG_WIDTH] + position[LOG_TAIL])
 
 
-def physical(position: Vector) -> tuple[float, float]:
-    """Diffusivity (mm2/day) and proliferation (1/day) at a position in (log velocity, log width)."""
-    velocity, width = math.exp(position[LOG_VELOCITY]), math.exp(position[LOG_WIDTH])
-    return min(velocity * width / 2, MAX_DIFFUSIVITY), min(velocity / (2 * width), MAX_PROLIFERATION)
+def mapped(therapy: Therapy, function: Callable[[Tensor], Tensor]) -> Therapy:
+    """The therapy with its dose map or resection, where it has one, replaced by ``function`` of it."""
+    if isinstance(therapy, Radiotherapy) and therapy.dose_map is not None:
+        return replace(therapy, dose_map=function(therapy.dose_map))
+    if isinstance(therapy, Surgery):
+        return replace(therapy, resection=function(therapy.resection))
+    return therapy
 
 
-def prior_position(priors: Priors, visits: int, shift_sd_mm: float) -> tuple[Vector, Vector]:
-    """Mean and covariance of the prior over (log velocity, log width, log tail factor, boundary shifts).
+def cropped(therapy: Therapy, index: tuple[slice, slice, slice]) -> Therapy:
+    """The therapy on a part of the grid."""
+    return mapped(therapy, lambda volume: volume[index])
 
-    With velocity 2 sqrt(D rho) and width sqrt(D / rho), both logarithms are linear in log D and log rho.
-    """
-    log_d, log_rho = priors.diffusivity, priors.proliferation
-    mean = np.zeros(FIRST_SHIFT + 2 * visits)
-    mean[LOG_VELOCITY] = math.log(2.0) + (log_d.mean_log + log_rho.mean_log) / 2
-    mean[LOG_WIDTH] = (log_d.mean_log - log_rho.mean_log) / 2
-    mixing = np.array([[0.5, 0.5], [0.5, -0.5]])
-    covariance = np.eye(mean.size) * shift_sd_mm**2
-    covariance[LOG_TAIL, LOG_TAIL] = TAIL_SIGMA_LOG**2
-    covariance[:2, :2] = mixing @ np.diag([log_d.sigma_log**2, log_rho.sigma_log**2]) @ mixing.T
-    return mean, covariance
+
+def treated(therapies: Sequence[Therapy], start: float, stop: float) -> bool:
+    """Whether any therapy acts between two days."""
+    return any(
+        any(start <= day < stop for day in therapy.times) or therapy.between(start, stop) > _LEAST_EXPOSURE
+        for therapy in therapies
+    )

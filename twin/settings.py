@@ -1,11 +1,12 @@
 """Choices of the calibration and the forecast, with sound defaults."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from twin.errors import TwinError
 
-BackendName = Literal["auto", "torch", "numba"]
+BackendName = Literal["auto", "torch", "numba", "cuda"]
+GrowthLaw = Literal["logistic", "gompertz"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class CalibrationSettings:
         Density above which tissue shows as tumour core and as whole tumour.
     threshold_width : float
         Width of the soft threshold sigmoid((u - c) / width).
+    growth_law : {"logistic", "gompertz"}
+        How growth slows towards the carrying capacity.
     gray_matter_ratio : float
         How many times slower cells diffuse in grey than in white matter.
     boundary_sd_mm : float
@@ -38,14 +41,18 @@ class CalibrationSettings:
         Different local jitters of the starting boundary among the draws.
     seed : int
         Seed of every draw.
+    importance_samples : int
+        Growth simulations that correct the Laplace approximation; 0 leaves the posterior Gaussian.
     max_iterations : int
         Most Levenberg-Marquardt steps of one round.
     multi_start : bool
         Try several front velocities before the first step.
     check_skill : bool
         With three or more visits, forecast the last from the others and compare with persistence.
-    backend : {"auto", "torch", "numba"}
-        Solver backend; auto takes numba on CPU when it is installed.
+    refine : bool
+        Compute on a finer grid where the front is narrower than a voxel.
+    backend : {"auto", "torch", "numba", "cuda"}
+        Solver backend; auto takes numba on a CPU and cuda on a GPU when they can be had.
     double_precision : bool
         Compute in float64.
     """
@@ -53,6 +60,7 @@ class CalibrationSettings:
     core_threshold: float = 0.6
     whole_threshold: float = 0.2
     threshold_width: float = 0.1
+    growth_law: GrowthLaw = "logistic"
     gray_matter_ratio: float = 10.0
     boundary_sd_mm: float = 0.7
     boundary_correlation_mm: float = 6.0
@@ -63,9 +71,11 @@ class CalibrationSettings:
     samples: int = 64
     initial_ensemble: int = 8
     seed: int = 0
+    importance_samples: int = 256
     max_iterations: int = 15
     multi_start: bool = True
     check_skill: bool = True
+    refine: bool = True
     backend: BackendName = "auto"
     double_precision: bool = False
 
@@ -78,6 +88,11 @@ class CalibrationSettings:
         for name in ("threshold_width", "boundary_sd_mm", "boundary_correlation_mm"):
             if getattr(self, name) <= 0.0:
                 raise TwinError("bad_settings", f"{name} must be positive, not {getattr(self, name)}.")
+        if self.growth_law not in get_args(GrowthLaw):
+            raise TwinError(
+                "bad_settings",
+                f"growth_law must be one of {', '.join(get_args(GrowthLaw))}, not {self.growth_law!r}.",
+            )
         if self.gray_matter_ratio < 1.0:
             raise TwinError(
                 "bad_settings", f"gray_matter_ratio must be at least 1, not {self.gray_matter_ratio:g}."
@@ -90,6 +105,11 @@ class CalibrationSettings:
         ):
             if getattr(self, name) < 0.0:
                 raise TwinError("bad_settings", f"{name} must not be negative, not {getattr(self, name)}.")
+        if 0 < self.importance_samples < 64 or self.importance_samples < 0:
+            raise TwinError(
+                "bad_settings",
+                f"importance_samples must be 0 or at least 64, not {self.importance_samples}.",
+            )
         for name, least in (("samples", 8), ("initial_ensemble", 1), ("max_iterations", 1)):
             if getattr(self, name) < least:
                 raise TwinError(

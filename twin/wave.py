@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_STEP = 0.02
+STEP = 0.02
+"""Between two entries of a profile, front widths."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,25 @@ class WaveProfile:
 
     def density(self, position: Tensor) -> Tensor:
         """Density at ``position``; 1 or 0 beyond the table."""
-        return self.density_and_slope(position)[0]
+        table, low, share = self._entries(position)
+        return torch.lerp(table[:-1][low], table[1:][low], share)
 
     def density_and_slope(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Density at ``position`` and its derivative."""
-        table = torch.as_tensor(self.values, dtype=position.dtype, device=position.device)
-        index = ((position - self.start) / _STEP).clamp(0.0, table.numel() - 1.001)
-        low = index.long()
+        table, low, share = self._entries(position)
         left, rise = table[low], table.diff()[low]
-        return left + (index - low) * rise, rise / _STEP
+        return left + share * rise, rise / STEP
+
+    def _entries(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The table, the entry at or before each position, and the way from it to the next one, 0..1."""
+        table = torch.as_tensor(self.values, dtype=position.dtype, device=position.device)
+        index = ((position - self.start) / STEP).clamp(0.0, table.numel() - 1.001)
+        low = index.long()
+        return table, low, index - low
 
     def position(self, density: float) -> float:
         """Where the wave has ``density``, within 0.001..0.999."""
-        places = self.start + _STEP * np.arange(self.values.size)
+        places = self.start + STEP * np.arange(self.values.size)
         return float(np.interp(-density, -self.values, places))
 
 
@@ -62,14 +69,14 @@ def wave_profile() -> WaveProfile:
     while state[0] > 1e-9:
         values.append(state[0])
         k1 = slope(state)
-        k2 = slope(moved(state, k1, _STEP / 2))
-        k3 = slope(moved(state, k2, _STEP / 2))
-        k4 = slope(moved(state, k3, _STEP))
+        k2 = slope(moved(state, k1, STEP / 2))
+        k3 = slope(moved(state, k2, STEP / 2))
+        k4 = slope(moved(state, k3, STEP))
         state = (
-            state[0] + _STEP / 6 * (k1[0] + 2 * k2[0] + 2 * k3[0] + k4[0]),
-            state[1] + _STEP / 6 * (k1[1] + 2 * k2[1] + 2 * k3[1] + k4[1]),
+            state[0] + STEP / 6 * (k1[0] + 2 * k2[0] + 2 * k3[0] + k4[0]),
+            state[1] + STEP / 6 * (k1[1] + 2 * k2[1] + 2 * k3[1] + k4[1]),
         )
     values.append(0.0)
     table = np.asarray(values)
     half = float(np.interp(-0.5, -table, np.arange(table.size)))
-    return WaveProfile(start=-half * _STEP, values=table)
+    return WaveProfile(start=-half * STEP, values=table)

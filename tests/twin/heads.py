@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from twin import TissueMaps, TumourObservation
+from twin.model import ReactionDiffusion
 from twin.operator import DiffusionOperator
 from twin.solver import trajectory
 
@@ -41,13 +42,14 @@ def grow(
         maps.white_matter + maps.gray_matter / 10, maps.domain, maps.spacing_mm
     )
     seed = 0.6 * torch.exp(-((x - 24) ** 2 + (y - 8) ** 2 + (z - 10) ** 2) / 18.0) * maps.domain
-    parameters = torch.tensor([diffusivity]), torch.tensor([proliferation])
+    parameters = {"diffusivity": torch.tensor([diffusivity]), "proliferation": torch.tensor([proliferation])}
+    model = ReactionDiffusion(operator)
     start = seed[None, None].float()
-    for state in trajectory(operator, *parameters, start, list(np.arange(8.0, 3000.0, 8.0)), max_step=2.0):
+    for state in trajectory(model, parameters, start, list(np.arange(8.0, 3000.0, 8.0)), max_step=2.0):
         if float((state > WHOLE).sum()) * spacing**3 > 1000 * volume_ml:
             break
     start = state.clone()
-    return [state[0, 0].clone() for state in trajectory(operator, *parameters, start, days, max_step=1.0)]
+    return [state[0, 0].clone() for state in trajectory(model, parameters, start, days, max_step=1.0)]
 
 
 def resample(density: Tensor, spacing: float) -> Tensor:

@@ -53,3 +53,50 @@ def test_bad_visits_are_one_sentence_and_no_output(visit, maps, tmp_path, capsys
     assert main(["calibrate", *maps, "--visit", visit, "-o", str(tmp_path / "result.json")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "result.json").exists()
+
+
+def test_treatment_acts_in_a_simulation(maps, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(
+        json.dumps(
+            [
+                {"kind": "radiotherapy", "days": [20, 21, 22], "doses_gy": [6, 6, 6], "alpha_beta_gy": 10},
+                {"kind": "chemotherapy", "days": [30], "doses": [75], "half_life_hours": 1.8},
+                {"kind": "surgery", "day": 40, "resection": "removed.nii.gz"},
+            ]
+        )
+    )
+    removed = np.zeros((30, 33, 27), dtype=np.uint8)
+    removed[21] = 1
+    nibabel.save(nibabel.Nifti1Image(removed, np.diag([4.0, 4.0, 4.0, 1.0])), tmp_path / "removed.nii.gz")
+    grown = ["--seed-voxel", "21", "18", "16", "--proliferation", "0.05", "--days", "35", "40.1"]
+    densities = []
+    for name, more in (("free", []), ("treated", ["--treatments", str(plan)])):
+        assert main(["simulate", *maps, *grown, *more, "-o", str(tmp_path / name)]) == 0
+        files = (tmp_path / name / f"density_day{day}.nii.gz" for day in ("35", "40.1"))
+        densities.append([np.asarray(nibabel.load(file).dataobj) for file in files])
+    free, treated = densities
+    assert treated[0].sum() < 0.6 * free[0].sum()
+    assert treated[1][21].max() < 0.05 * free[1][21].max() and treated[1][19].max() > 0
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("{", "JSON"),
+        ("{}", "list"),
+        ('[{"kind": "hope"}]', "Treatment 1"),
+        ('[{"kind": "radiotherapy", "days": [1]}]', "doses_gy"),
+        ('[{"kind": "chemotherapy", "days": [1], "doses": ["much"]}]', "not a number"),
+        ('[{"kind": "chemotherapy", "days": [1], "doses": [75], "half_life_hours": 0}]', "not a number"),
+        ('[{"kind": "radiotherapy", "days": [1], "doses_gy": [-2]}]', "not negative"),
+    ],
+)
+def test_bad_treatments_are_one_sentence(written, named, maps, tmp_path, capsys):
+    plan = tmp_path / "plan.json"
+    plan.write_text(written)
+    run = ["simulate", *maps, "--seed-voxel", "21", "18", "16", "--days", "5", "-o", str(tmp_path / "out")]
+    assert main([*run, "--treatments", str(plan)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and named in said
+    assert not (tmp_path / "out").exists()

@@ -139,6 +139,12 @@ def test_three_visits_are_checked_against_persistence(maps, densities):
     calibration = calibrate(maps, visits, settings=QUICK)
     assert calibration.skill is not None and calibration.skill.day == 150.0
     assert calibration.skill.beats_persistence
+    whole = calibration.skill.whole
+    volumes = [float(v.whole.sum()) * SPACING**3 for v in visits]
+    assert whole.observed_mm3 == volumes[2] and whole.unchanged_mm3 == volumes[1]
+    assert whole.exponential_mm3 == pytest.approx(volumes[1] * (volumes[1] / volumes[0]) ** (90 / 60))
+    assert whole.error_mm3 == abs(whole.forecast_mm3.estimate - volumes[2])
+    assert calibration.skill.beats_exponential == (whole.error_mm3 < whole.exponential_error_mm3)
 
 
 @pytest.mark.parametrize(

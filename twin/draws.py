@@ -1,0 +1,115 @@
+"""Joint samples of everything that a forecast is uncertain about."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.stats import norm, qmc
+from torch import Tensor
+
+from twin.coordinates import LOG_VELOCITY, LOG_WIDTH
+from twin.priors import Priors
+from twin.results import Calibration, Vector
+from twin.scene import Scene, boundary_sd_mm
+from twin.settings import CalibrationSettings
+
+_TAIL_WIDTHS = 8.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One joint sample.
+
+    Parameters
+    ----------
+    position : ndarray
+        In the posterior's coordinates.
+    values : mapping of str to float
+        Model parameters there, and those of therapies that no visit has shown.
+    pace : float
+        Factor on diffusivity and proliferation from the last visit on.
+    error : ndarray
+        (2,) errors of the segmentation that will be made of core and whole tumour, standard normal.
+    """
+
+    position: Vector
+    values: Mapping[str, float]
+    pace: float
+    error: Vector
+
+    def parameters(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The model parameters called ``names`` at this draw's pace, (1,) each."""
+        paced = {
+            **self.values,
+            "diffusivity": self.values["diffusivity"] * self.pace,
+            "proliferation": self.values["proliferation"] * self.pace,
+        }
+        return {name: torch.tensor([paced[name]], dtype=torch.float64) for name in names}
+
+    def unpaced(self) -> "Draw":
+        """The same before the last visit."""
+        return replace(self, pace=1.0)
+
+    def reach_mm(self, days: float) -> float:
+        """Distance that the front travels untreated, with its tail."""
+        velocity, width = (
+            math.exp(self.position[LOG_VELOCITY]) * self.pace,
+            math.exp(self.position[LOG_WIDTH]),
+        )
+        return velocity * days + _TAIL_WIDTHS * width + 3.0
+
+
+def draws_of(calibration: Calibration) -> list[Draw]:
+    """The posterior's own draws where it was sampled, else a scrambled Sobol sequence: more even than chance.
+
+    Parameters of therapies that the calibration did not know are drawn from their priors, whether a forecast needs them
+    or not: all forecasts of a calibration then share their draws and can be compared one by one.
+    """
+    posterior, settings = calibration.posterior, calibration.settings
+    unseen = [
+        entry.name
+        for entry in fields(Priors)
+        if entry.name not in ("diffusivity", "proliferation", *posterior.coordinates.therapies)
+    ]
+    size = posterior.mean.size
+    engine = qmc.Sobol(size + 3 + len(unseen), scramble=True, rng=settings.seed)
+    uniform = engine.random_base2((settings.samples - 1).bit_length())[: settings.samples]
+    normal = norm.ppf(uniform.clip(1e-6, 1 - 1e-6))
+    if posterior.draws is not None:
+        positions = posterior.draws[np.arange(settings.samples) % len(posterior.draws)]
+    else:
+        positions = posterior.mean + normal[:, :size] @ np.linalg.cholesky(posterior.covariance).T
+    values = dict(posterior.coordinates.physical(positions))
+    for column, name in enumerate(unseen, start=size + 3):
+        prior = calibration.priors.of(name)
+        values[name] = np.exp(prior.mean_log + prior.sigma_log * normal[:, column])
+    return [
+        Draw(
+            position=positions[n],
+            values={name: float(column[n]) for name, column in values.items()},
+            pace=math.exp(settings.growth_discrepancy * normal[n, size]),
+            error=normal[n, size + 1 : size + 3],
+        )
+        for n in range(settings.samples)
+    ]
+
+
+def jitter_fields(scene: Scene, settings: CalibrationSettings) -> list[Tensor]:
+    """Correlated displacements of the first visit's boundary (mm) with mean zero over the tumour's surroundings."""
+    generator = np.random.default_rng(settings.seed)
+    spacing = scene.tissue.spacing_mm
+    sigma = [settings.boundary_correlation_mm / math.sqrt(2.0) / h for h in spacing]
+    sd = boundary_sd_mm(settings, spacing)
+    near = scene.distances[0].whole.abs() < 3.0 * max(spacing)
+    inside = np.ix_(*(np.unique(axis) for axis in near.nonzero().numpy().T))
+    fields = []
+    for _ in range(settings.initial_ensemble):
+        whole = np.zeros(near.shape, dtype=np.float32)
+        shape = tuple(index.size for index in inside)
+        smooth = gaussian_filter(generator.standard_normal(shape), sigma, mode="wrap", truncate=3.0)
+        whole[inside] = smooth * (sd / smooth.std())
+        fields.append(torch.from_numpy(whole))
+    return fields
