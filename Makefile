@@ -31,13 +31,14 @@ demo: $(VENV)/.product
 	$(BIN)/python -m app -i $(DEMO)/patient/dicom -o $(DEMO)/results
 	$(BIN)/python -m training.compare --truth $(DEMO)/patient/truth.json --result $(DEMO)/results/result.json
 
-# Validators that the tests call; only Debian and Ubuntu are known here.
+# Validators that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
+# known here.
 system-tools:
-	@command -v dciodvfy >/dev/null && command -v dsrdump >/dev/null && command -v pdftoppm >/dev/null \
+	@command -v g++ >/dev/null && command -v dciodvfy >/dev/null && command -v dsrdump >/dev/null && command -v pdftoppm >/dev/null \
 	  && command -v java >/dev/null && test -f /usr/share/java/pixelmed.jar || \
-	  { test "$$(id -u)" = 0 || { echo "Install dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils, then run make test again."; exit 1; }; \
+	  { test "$$(id -u)" = 0 || { echo "Install g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils, then run make test again."; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-	      dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils; }
+	      g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils; }
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application
 
-from app.settings import Settings
+from app.settings import ChemotherapySection, RadiotherapySection, Settings, Treatment
 from operators.growth_calibrator import GrowthCalibratorOperator
 from operators.growth_predictor import GrowthPredictorOperator
 from operators.preprocessor import PreprocessorOperator
@@ -17,6 +17,7 @@ from operators.result_writer import ResultWriterOperator
 from operators.series_selector import SeriesSelectorOperator
 from operators.study_loader import StudyLoaderOperator
 from operators.tissue_mapper import TissueMapperOperator
+from operators.treatment_plan import ChemotherapyCourse, Course, RadiotherapyCourse
 from operators.tumour_segmenter import TumourSegmenterOperator
 
 
@@ -79,6 +80,7 @@ class OncoTwinApplication(Application):
             whole_threshold=settings.twin.whole_threshold,
             gray_matter_ratio=settings.twin.gray_matter_ratio,
             seed=settings.seed,
+            courses=[_course(entry) for entry in settings.treatments],
         )
         predictor = GrowthPredictorOperator(
             self, name="growth_predictor", horizons_days=settings.forecast.horizons_days
@@ -98,6 +100,14 @@ class OncoTwinApplication(Application):
         self.add_flow(mapper, calibrator, {("mapped", "mapped")})
         self.add_flow(calibrator, predictor, {("calibrated", "calibrated")})
         self.add_flow(predictor, writer, {("predicted", "predicted")})
+
+
+def _course(entry: Treatment) -> Course:
+    if isinstance(entry, RadiotherapySection):
+        return RadiotherapyCourse(entry.given, entry.dose_gy, entry.alpha_beta)
+    if isinstance(entry, ChemotherapySection):
+        return ChemotherapyCourse(entry.given, entry.dose, entry.reference_dose, entry.half_life_hours)
+    raise AssertionError("settings refuse every other kind")
 
 
 def _digest(*parts: str) -> str:

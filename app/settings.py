@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+_SATURDAY = 5
 LogNormalPrior = tuple[Literal["lognormal"], Positive, Positive]
 
 
@@ -100,6 +101,98 @@ class TwinSection(_Section):
     gray_matter_ratio: Positive = 10.0
 
 
+class _Scheduled(_Section):
+    """Either every date of a course, or its first date and how many days it has.
+
+    A date counts as noon, so that a scan in the morning of the same day comes first.
+    """
+
+    dates: tuple[date, ...] = ()
+    first_date: date | None = None
+
+    def _expanded(self, count: int | None, name: str, *, weekdays_only: bool) -> tuple[date, ...]:
+        """All dates in order."""
+        if bool(self.dates) == (self.first_date is not None):
+            raise ValueError(f"give either dates, or first_date with {name}")
+        if self.first_date is None:
+            if count is not None:
+                raise ValueError(f"{name} belongs to first_date; with dates each date is one")
+            return tuple(sorted(self.dates))
+        if count is None:
+            raise ValueError(f"first_date needs {name}")
+        made, day = list[date](), self.first_date
+        while len(made) < count:
+            if not weekdays_only or day.weekday() < _SATURDAY:
+                made.append(day)
+            day += timedelta(days=1)
+        return tuple(made)
+
+
+class RadiotherapySection(_Scheduled):
+    """A course of radiotherapy.
+
+    Either ``dates``, one for each fraction (a date may come twice), or ``first_date`` and ``fractions``, one a day from
+    Monday to Friday. ``dose_gy``: dose of every fraction in Gy, taken as uniform over the tumour. ``alpha_beta``: ratio
+    of the linear-quadratic model, Gy.
+    """
+
+    kind: Literal["radiotherapy"]
+    fractions: Annotated[int, Field(gt=0, le=200)] | None = None
+    dose_gy: Positive
+    alpha_beta: Positive = 10.0
+
+    @model_validator(mode="after")
+    def _check(self) -> RadiotherapySection:
+        self._expanded(self.fractions, "fractions", weekdays_only=True)
+        return self
+
+    @property
+    def given(self) -> tuple[date, ...]:
+        """Date of every fraction."""
+        return self._expanded(self.fractions, "fractions", weekdays_only=True)
+
+
+class ChemotherapySection(_Scheduled):
+    """A course of one drug.
+
+    Either ``dates`` or ``first_date`` and ``daily_doses``, one a day. ``dose`` and ``reference_dose`` in one unit, for
+    temozolomide mg/m2; the chemosensitivity belongs to the reference dose. ``half_life_hours`` of the drug.
+    """
+
+    kind: Literal["chemotherapy"]
+    daily_doses: Annotated[int, Field(gt=0, le=1000)] | None = None
+    dose: Positive = 75.0
+    reference_dose: Positive = 75.0
+    half_life_hours: Positive = 1.8
+
+    @model_validator(mode="after")
+    def _check(self) -> ChemotherapySection:
+        self._expanded(self.daily_doses, "daily_doses", weekdays_only=False)
+        return self
+
+    @property
+    def given(self) -> tuple[date, ...]:
+        """Date of every dose."""
+        return self._expanded(self.daily_doses, "daily_doses", weekdays_only=False)
+
+
+class SurgerySection(_Section):
+    """Refused: what was removed is a mask, which settings cannot hold."""
+
+    kind: Literal["surgery"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, written: Any) -> Any:
+        raise ValueError(
+            "surgery cannot be given here, since the growth model needs a mask of what was removed; "
+            "leave it out and start from the first scan after the operation"
+        )
+
+
+Treatment = Annotated[RadiotherapySection | ChemotherapySection | SurgerySection, Field(discriminator="kind")]
+
+
 class ForecastSection(_Section):
     """Days after the last visit for which the tumour is predicted."""
 
@@ -114,6 +207,25 @@ class OncoTwinSection(_Section):
     segmentation: SegmentationSection = SegmentationSection()
     twin: TwinSection = TwinSection()
     forecast: ForecastSection = ForecastSection()
+    treatments: tuple[Treatment, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_drug(self) -> OncoTwinSection:
+        """Courses of one kind share one sensitivity, so they must share what it belongs to."""
+        radiation = {entry.alpha_beta for entry in self.treatments if entry.kind == "radiotherapy"}
+        drugs = {
+            (entry.reference_dose, entry.half_life_hours)
+            for entry in self.treatments
+            if entry.kind == "chemotherapy"
+        }
+        if len(radiation) > 1:
+            raise ValueError("treatments: all courses of radiotherapy must have one alpha_beta")
+        if len(drugs) > 1:
+            raise ValueError(
+                "treatments: all courses of chemotherapy must have one reference_dose and one half_life_hours; the "
+                "growth model knows one drug"
+            )
+        return self
 
     @property
     def digest(self) -> str:

@@ -39,6 +39,11 @@ def summary_of(output: Path) -> str:
             ("days after last visit", "tumour core", "whole tumour"),
             [_forecast_row(f) for f in result["forecasts"]],
         ),
+        _table(
+            "Skill: the last visit forecast from those before it, errors in mL",
+            ("volume", "forecast", "no change", "exponential growth"),
+            _skill_rows(result["skill"]),
+        ),
         "\n".join(f"! {warning}" for warning in result["warnings"]),
         f"{len(result['outputs'])} DICOM objects and result.json in {output}",
     ]
@@ -63,6 +68,16 @@ def _forecast_row(forecast: dict[str, Any]) -> tuple[str, ...]:
         return f"{value['estimate']:.1f} ({low:.1f} to {high:.1f})"
 
     return f"{forecast['horizon_days']:g}", volume(forecast["core_volume_ml"]), volume(forecast["volume_ml"])
+
+
+def _skill_rows(skill: dict[str, Any] | None) -> list[tuple[str, ...]]:
+    if skill is None:
+        return []
+    rows = []
+    for name, key in (("tumour core", "core_volume_ml"), ("whole tumour", "volume_ml")):
+        errors = (skill[key][error] for error in ("error", "error_no_change", "error_exponential"))
+        rows.append((name, *("-" if error is None else f"{error:.1f}" for error in errors)))
+    return rows
 
 
 def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

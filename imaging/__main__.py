@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImagingError as error:
         print(error.message, file=sys.stderr)
         return EXIT_UNUSABLE
-    print(json.dumps(listing, indent=2, ensure_ascii=False) if options.json else as_table(listing))
+    try:
+        print(
+            json.dumps(listing, indent=2, ensure_ascii=False) if options.json else as_table(listing),
+            flush=True,
+        )
+    except BrokenPipeError:
+        # the reader, often a pager, has seen enough; nothing more may be written when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not inventory.patients:
         print("The folder holds no DICOM file; give a folder of DICOM files.", file=sys.stderr)
         return EXIT_UNUSABLE

@@ -87,6 +87,7 @@ UNITS: dict[str, Code] = {
     "d": DAY,
     "mm": MILLIMETER,
     "/d": Code("/d", "UCUM", "per day"),
+    "/Gy": Code("/Gy", "UCUM", "per gray"),
     "mm/d": Code("mm/d", "UCUM", "millimeter per day"),
     "mm2/d": Code("mm2/d", "UCUM", "square millimeter per day"),
 }
@@ -96,10 +97,30 @@ PARAMETERS: dict[str, Code] = {
     "diffusivity": _private("OT1301", "Tumor cell diffusivity"),
     "proliferation": _private("OT1302", "Tumor cell proliferation rate"),
     "front_velocity": _private("OT1303", "Tumor front velocity"),
+    "radiosensitivity": _private("OT1304", "Tumor radiosensitivity alpha"),
+    "chemosensitivity": _private("OT1305", "Tumor chemosensitivity at reference dose"),
 }
 EFFECTIVE_SAMPLES = _private("OT1351", "Effective number of data points")
 FIT_DICE_CORE = _private("OT1352", "Dice of model and segmentation, core")
 FIT_DICE_WHOLE = _private("OT1353", "Dice of model and segmentation, whole tumor")
+
+# Skill: a visit forecast from those before it, by mask as in ``SkillReport``.
+SKILL_FORECAST: dict[str, Code] = {
+    "core": _private("OT1361", "Forecast of a known core volume"),
+    "whole": _private("OT1371", "Forecast of a known whole-tumor volume"),
+}
+SKILL_ERROR: dict[str, Code] = {
+    "core": _private("OT1362", "Forecast error, core volume"),
+    "whole": _private("OT1372", "Forecast error, whole-tumor volume"),
+}
+SKILL_UNCHANGED_ERROR: dict[str, Code] = {
+    "core": _private("OT1363", "Error of assuming no change, core"),
+    "whole": _private("OT1373", "Error of assuming no change, whole tumor"),
+}
+SKILL_EXPONENTIAL_ERROR: dict[str, Code] = {
+    "core": _private("OT1364", "Error of exponential growth, core"),
+    "whole": _private("OT1374", "Error of exponential growth, whole tumor"),
+}
 
 # Qualitative evaluations.
 IDENTIFIABILITY = _private("OT1401", "Parameter identifiability")
@@ -130,6 +151,9 @@ INTENDED_USE_TEXT = _private("OT1503", "Intended use")
 SOFTWARE_TEXT = _private("OT1504", "Software version")
 MODEL_TEXT = _private("OT1505", "Segmentation model version")
 REGISTRATION_METRIC_TEXT = _private("OT1506", "Registration similarity measure")
+SKILL_TEXT = _private("OT1507", "Skill of the forecast")
+CONFORMAL_TEXT = _private("OT1508", "Origin of the forecast intervals")
+TREATMENT_TEXT = _private("OT1509", "Treatment given to the growth model")
 
 # Quality of what the measurements rest on.
 REGISTRATION_SIMILARITY = _private("OT1601", "Similarity after registration to first visit")

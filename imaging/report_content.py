@@ -206,6 +206,76 @@ class CalibrationReport:
 
 
 @dataclass(frozen=True)
+class VolumeSkill:
+    """The volume of one mask at a visit that the model had not seen, in mL: measured, forecast, and by simple rules.
+
+    Parameters
+    ----------
+    observed_ml : float
+        What was segmented.
+    forecast_ml : Estimate
+        What the model had said.
+    unchanged_ml : float
+        No change since the visit before.
+    exponential_ml : float or None
+        Exponential growth through the two visits before; None when one of them shows no such mask.
+    """
+
+    observed_ml: float
+    forecast_ml: Estimate
+    unchanged_ml: float
+    exponential_ml: float | None
+
+    @property
+    def error_ml(self) -> float:
+        """Absolute error of the forecast."""
+        return abs(self.forecast_ml.estimate - self.observed_ml)
+
+    @property
+    def unchanged_error_ml(self) -> float:
+        """Absolute error of assuming no change."""
+        return abs(self.unchanged_ml - self.observed_ml)
+
+    @property
+    def exponential_error_ml(self) -> float | None:
+        """Absolute error of exponential growth."""
+        return None if self.exponential_ml is None else abs(self.exponential_ml - self.observed_ml)
+
+    @property
+    def inside95(self) -> bool:
+        """Whether the measured volume lies in the forecast's interval."""
+        low, high = self.forecast_ml.interval95
+        return low <= self.observed_ml <= high
+
+
+@dataclass(frozen=True)
+class SkillReport:
+    """The last visit forecast from all earlier ones; ``day`` counts from the first visit."""
+
+    day: float
+    core: VolumeSkill
+    whole: VolumeSkill
+
+
+@dataclass(frozen=True)
+class ConformalReport:
+    """Factors by which the intervals of forecast volumes were widened, and what they were learned on.
+
+    Parameters
+    ----------
+    core, whole : float
+        On the logarithm of the volume; 1 leaves the intervals as the model gives them.
+    provenance, sentence : str
+        Where the factors come from, alone and as a whole sentence.
+    """
+
+    core: float
+    whole: float
+    provenance: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class SoftwareIdentity:
     """Who computed this: product, version and digests that make a run repeatable."""
 
@@ -230,7 +300,8 @@ class ReportContent:
     """Everything a report says.
 
     ``parameters``, ``forecasts``, ``curve`` and ``calibration`` are empty or None when there was no tumour to
-    model.
+    model. ``skill`` is None when there are fewer than three visits to check a forecast with, ``conformal`` when nothing
+    was forecast. ``treatments`` are sentences on the schedule that was given.
     """
 
     status: Status
@@ -242,3 +313,32 @@ class ReportContent:
     warnings: tuple[str, ...]
     software: SoftwareIdentity
     model: ModelIdentity
+    skill: SkillReport | None = None
+    conformal: ConformalReport | None = None
+    treatments: tuple[str, ...] = ()
+
+    @property
+    def skill_sentences(self) -> tuple[str, ...]:
+        """Whether the model has forecast better than simple rules, in words; empty when nothing was modelled."""
+        if self.calibration is None:
+            return ()
+        if self.skill is None:
+            return (
+                "The skill of the forecast could not be checked: that takes a third visit with tumour, forecast from "
+                "those before it.",
+            )
+        return tuple(
+            _skill_sentence(name, skill)
+            for name, skill in (("whole tumour", self.skill.whole), ("tumour core", self.skill.core))
+        )
+
+
+def _skill_sentence(name: str, skill: VolumeSkill) -> str:
+    low, high = skill.forecast_ml.interval95
+    rules = [f"no change {skill.unchanged_error_ml:.1f} mL"]
+    if skill.exponential_error_ml is not None:
+        rules.append(f"exponential growth {skill.exponential_error_ml:.1f} mL")
+    return (
+        f"Skill at the last visit, {name}: {skill.forecast_ml.estimate:.1f} mL [{low:.1f}, {high:.1f}] forecast from "
+        f"the earlier visits, {skill.observed_ml:.1f} mL measured; error {skill.error_ml:.1f} mL, {', '.join(rules)}."
+    )

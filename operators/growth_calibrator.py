@@ -14,6 +14,7 @@ from imaging.preparation import mask_on_grid
 from imaging.report_content import Status
 from operators.messages import CalibratedTwin, MappedStudies, SegmentedVisit
 from operators.progress import about, say
+from operators.treatment_plan import Course, sentences_of, therapies_of
 from twin import CalibrationSettings, LogNormal, Priors, TumourObservation, calibrate
 from twin import TissueMaps as TwinTissueMaps
 
@@ -40,8 +41,10 @@ class GrowthCalibratorOperator(Operator):
         whole_threshold: float,
         gray_matter_ratio: float,
         seed: int,
+        courses: Sequence[Course] = (),
         **kwargs: Any,
     ) -> None:
+        self.courses = tuple(courses)
         self.priors = Priors(LogNormal.parse(diffusivity_prior), LogNormal.parse(proliferation_prior))
         self.settings = CalibrationSettings(
             core_threshold=core_threshold,
@@ -57,11 +60,13 @@ class GrowthCalibratorOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         mapped: MappedStudies = op_input.receive("mapped")
-        op_output.emit(calibrated_twin(mapped, self.priors, self.settings), "calibrated")
+        op_output.emit(calibrated_twin(mapped, self.priors, self.settings, self.courses), "calibrated")
 
 
-def calibrated_twin(mapped: MappedStudies, priors: Priors, settings: CalibrationSettings) -> CalibratedTwin:
-    """Decide what can be fitted, and fit it."""
+def calibrated_twin(
+    mapped: MappedStudies, priors: Priors, settings: CalibrationSettings, courses: Sequence[Course] = ()
+) -> CalibratedTwin:
+    """Decide what can be fitted, and fit it under the courses of treatment."""
     visits = mapped.segmented.visits
     with_tumour = tuple(visit for visit in visits if np.any(visit.labels.array))
     if mapped.tissue is None or not with_tumour:
@@ -69,7 +74,13 @@ def calibrated_twin(mapped: MappedStudies, priors: Priors, settings: Calibration
     if with_tumour[-1] is not visits[-1]:
         sentence = "The last visit shows no tumour: growth was not modelled and nothing is predicted."
         return CalibratedTwin(mapped, Status.TUMOUR_GONE, None, (), None, (sentence,))
-    warnings = ["No treatment schedule was given: growth is modelled as if untreated between the visits."]
+    first_visit = visits[0].prepared.date
+    treatments = sentences_of(courses, first_visit)
+    warnings = []
+    if not courses:
+        warnings.append(
+            "No treatment schedule was given: growth is modelled as if untreated between the visits."
+        )
     # Growth from nothing is not in the model, so it starts after the last visit without a tumour.
     last_without = max((n for n, visit in enumerate(visits) if not np.any(visit.labels.array)), default=-1)
     modelled = visits[last_without + 1 :]
@@ -92,6 +103,7 @@ def calibrated_twin(mapped: MappedStudies, priors: Priors, settings: Calibration
         priors,
         settings,
         progress=lambda step, fraction: progress(f"{step} ({fraction:.0%})"),
+        therapies=therapies_of(courses, first_visit),
     )
     if len(observations) == 1:
         status = Status.SINGLE_VISIT
@@ -103,7 +115,7 @@ def calibrated_twin(mapped: MappedStudies, priors: Priors, settings: Calibration
     if status is Status.NOT_EXPLAINED:
         warnings.append(calibration.verdict)
     return CalibratedTwin(
-        mapped, status, tissue, observations, calibration, (*warnings, *calibration.warnings)
+        mapped, status, tissue, observations, calibration, (*warnings, *calibration.warnings), treatments
     )
 
 

@@ -110,6 +110,8 @@ class CalibratedTwin:
         None when there was nothing to fit.
     warnings : tuple of str
         Sentences for the report.
+    treatments : tuple of str
+        Sentences on the treatment that was given to the model.
     """
 
     mapped: MappedStudies
@@ -118,6 +120,7 @@ class CalibratedTwin:
     observations: tuple[TumourObservation, ...]
     calibration: Calibration | None
     warnings: tuple[str, ...]
+    treatments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

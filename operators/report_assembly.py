@@ -14,14 +14,17 @@ from imaging.labels import volumes_ml
 from imaging.preparation import PreparedVisit
 from imaging.report_content import (
     CalibrationReport,
+    ConformalReport,
     Estimate,
     ForecastReport,
     GrowthCurve,
     ParameterReport,
     ReportContent,
+    SkillReport,
     SoftwareIdentity,
     VisitFitReport,
     VisitReport,
+    VolumeSkill,
 )
 from operators.messages import ForecastTwin, SegmentedVisit
 
@@ -60,6 +63,9 @@ def report_content(predicted: ForecastTwin, software: SoftwareIdentity) -> Repor
         warnings=tuple(dict.fromkeys(warnings)),
         software=software,
         model=segmented.model,
+        skill=None if calibration is None or calibration.skill is None else _skill_report(calibration.skill),
+        conformal=None if predicted.forecast is None else _conformal_report(predicted.forecast.conformal),
+        treatments=calibrated.treatments,
     )
 
 
@@ -100,6 +106,24 @@ def _calibration_report(calibration: twin.Calibration) -> CalibrationReport:
         effective_samples=calibration.effective_samples,
         fit=tuple(VisitFitReport(fit.day, fit.dice_core, fit.dice_whole) for fit in calibration.fit),
     )
+
+
+def _skill_report(skill: twin.SkillCheck) -> SkillReport:
+    return SkillReport(skill.day, _volume_skill(skill.core), _volume_skill(skill.whole))
+
+
+def _volume_skill(skill: twin.MaskSkill) -> VolumeSkill:
+    exponential = skill.exponential_mm3
+    return VolumeSkill(
+        observed_ml=skill.observed_mm3 / MM3_PER_ML,
+        forecast_ml=_volume_estimate(skill.forecast_mm3),
+        unchanged_ml=skill.unchanged_mm3 / MM3_PER_ML,
+        exponential_ml=None if exponential is None else exponential / MM3_PER_ML,
+    )
+
+
+def _conformal_report(conformal: twin.Conformal) -> ConformalReport:
+    return ConformalReport(conformal.core, conformal.whole, conformal.provenance, conformal.sentence)
 
 
 def _growth_curve(curve: twin.GrowthCurve) -> GrowthCurve:

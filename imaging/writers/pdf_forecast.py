@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from imaging.report_content import ForecastReport, ParameterReport, ReportContent, Status
+from imaging.report_content import ParameterReport, ReportContent, SkillReport, Status
 from imaging.writers.palette import REGION_COLOURS
 from imaging.writers.pdf_chart import draw_growth
 from imaging.writers.pdf_frame import evenly, foot, head, hex_colour, interval, legend, verdict
@@ -29,6 +27,8 @@ _MAX_HORIZONS_PICTURED = 4
 _MAX_HORIZONS_LISTED = 10
 _MAX_PARAMETERS = 8
 _MAX_QUALITY_ROWS = 6
+_MAX_NOTE_LINES = 6
+_MAX_QUALITY_LINES = 6
 _NOT_GIVEN = "—"
 
 
@@ -43,6 +43,8 @@ def forecast_page(content: ReportContent, name: str, facts: str) -> Page:
         y = _pictures(page, content, y)
     if content.parameters:
         y = _parameters(page, content, y)
+    if content.skill is not None:
+        y = _skill(page, content.skill, y)
     y = _quality(page, content, y)
     _provenance(page, content, y)
     foot(page, 2)
@@ -60,20 +62,22 @@ def _growth(page: Page, content: ReportContent, y: float) -> float:
     axes = page.axes(MARGIN_MM + 11, y + 9, width - 11, _CURVE_MM - 21)
     draw_growth(axes, content)
     if content.forecasts:
-        _forecast_table(page, content.forecasts, MARGIN_MM + width + 6, y + 1)
+        _forecast_table(page, content, MARGIN_MM + width + 6, y + 1)
     return y + _CURVE_MM
 
 
-def _forecast_table(page: Page, forecasts: Sequence[ForecastReport], x: float, y: float) -> None:
+def _forecast_table(page: Page, content: ReportContent, x: float, y: float) -> None:
     page.text(x, y, "Predicted volume in mL, median [95 % interval]", size=7.5, bold=True)
     columns = [Column("after", 14, "left"), Column("tumour core", 32), Column("whole tumour", 32)]
     rows = [
         [f"+{f.horizon_days:g} d", interval(f.core_volume_ml), interval(f.whole_volume_ml)]
-        for f in evenly(forecasts, _MAX_HORIZONS_LISTED)
+        for f in evenly(content.forecasts, _MAX_HORIZONS_LISTED)
     ]
     y = page.table(x, y + 4.5, columns, rows, size=7.0)
-    note = "Days after the last visit. A prediction by a model, not a measurement."
-    page.paragraph(x, y - 0.6, note, 78, size=6.3, colour=MUTED)
+    notes = ["Days after the last visit. A prediction by a model, not a measurement."]
+    if content.conformal is not None:
+        notes.append(content.conformal.sentence)
+    page.paragraph(x, y - 0.6, " ".join(notes), 78, size=6.3, colour=MUTED, max_lines=_MAX_NOTE_LINES)
 
 
 def _pictures(page: Page, content: ReportContent, y: float) -> float:
@@ -162,6 +166,32 @@ def _parameter_row(parameter: ParameterReport) -> list[str | Cell]:
     return [*(Cell(text, colour) for text in texts), identified]
 
 
+def _skill(page: Page, skill: SkillReport, y: float) -> float:
+    y = page.heading(y, "Skill: the last visit, forecast from those before it")
+    columns = [
+        Column("volume in mL", 22, "left"),
+        Column("measured", 16),
+        Column("forecast [95 % interval]", 40),
+        Column("error of the forecast", 32),
+        Column("error of no change", 30),
+        Column("error of exponential growth", 42),
+    ]
+    rows: list[list[str | Cell]] = []
+    for name, volume in (("tumour core", skill.core), ("whole tumour", skill.whole)):
+        others = [volume.unchanged_error_ml, volume.exponential_error_ml]
+        best = all(error is None or volume.error_ml < error for error in others)
+        rows.append(
+            [
+                name,
+                f"{volume.observed_ml:.1f}",
+                Cell(interval(volume.forecast_ml), INK if volume.inside95 else ALERT),
+                Cell(f"{volume.error_ml:.1f}", GOOD if best else ALERT),
+                *(_NOT_GIVEN if error is None else f"{error:.1f}" for error in others),
+            ]
+        )
+    return page.table(MARGIN_MM, y, columns, rows, size=7.2) + 1.5
+
+
 def _quality(page: Page, content: ReportContent, y: float) -> float:
     y = page.heading(y, "Quality of registration and calibration")
     fits = {fit.day: fit for fit in content.calibration.fit} if content.calibration is not None else {}
@@ -175,8 +205,10 @@ def _quality(page: Page, content: ReportContent, y: float) -> float:
         Column("fit Dice core", 28),
         Column("fit Dice whole", 29),
     ]
+    # the table of skill takes room
+    most = _MAX_QUALITY_ROWS if content.skill is None else _MAX_QUALITY_ROWS // 2
     rows = []
-    for number, visit in evenly(list(enumerate(content.visits, start=1)), _MAX_QUALITY_ROWS):
+    for number, visit in evenly(list(enumerate(content.visits, start=1)), most):
         moved = [_NOT_GIVEN] * 4
         if visit.registration is not None:
             quality = visit.registration
@@ -198,7 +230,9 @@ def _quality(page: Page, content: ReportContent, y: float) -> float:
             ]
         )
     y = page.table(MARGIN_MM, y, columns, rows, size=7.2)
-    return page.paragraph(MARGIN_MM, y - 0.6, _quality_note(content), CONTENT_MM, size=6.3, colour=MUTED) + 2
+    note = _quality_note(content)
+    lines = _MAX_QUALITY_LINES
+    return page.paragraph(MARGIN_MM, y - 0.6, note, CONTENT_MM, size=6.3, colour=MUTED, max_lines=lines) + 2
 
 
 def _quality_note(content: ReportContent) -> str:
@@ -210,7 +244,10 @@ def _quality_note(content: ReportContent) -> str:
         samples = content.calibration.effective_samples
         note += f"Calibration rests on {samples:.0f} effective data points. "
         note += "Dice: overlap of the fitted model with the segmentation, 1 is full."
-    return note
+    sentences = [note.strip()]
+    if content.skill is None:
+        sentences += content.skill_sentences
+    return " ".join([*sentences, *content.treatments])
 
 
 def _provenance(page: Page, content: ReportContent, y: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 
-from imaging.report_content import Estimate, RegistrationQuality, ReportContent
+from imaging.report_content import Estimate, RegistrationQuality, ReportContent, VolumeSkill
 from imaging.writers.identity import WrittenObject
 
 Document = dict[str, Any]
@@ -82,6 +82,9 @@ def result_document(
             }
             for forecast in content.forecasts
         ],
+        "skill": _skill(content),
+        "conformal": _conformal(content),
+        "treatments": list(content.treatments),
         "outputs": [
             {
                 "file": output.path.relative_to(folder).as_posix(),
@@ -152,4 +155,38 @@ def _calibration(content: ReportContent) -> Document | None:
             {"day": float(fit.day), "dice_core": float(fit.dice_core), "dice_whole": float(fit.dice_whole)}
             for fit in calibration.fit
         ],
+    }
+
+
+def _skill(content: ReportContent) -> Document | None:
+    skill = content.skill
+    if skill is None:
+        return None
+    return {
+        "day": float(skill.day),
+        "volume_ml": _volume_skill(skill.whole),
+        "core_volume_ml": _volume_skill(skill.core),
+    }
+
+
+def _volume_skill(skill: VolumeSkill) -> Document:
+    exponential = skill.exponential_error_ml
+    return {
+        "observed": float(skill.observed_ml),
+        "forecast": _estimate(skill.forecast_ml),
+        "inside95": bool(skill.inside95),
+        "error": float(skill.error_ml),
+        "error_no_change": float(skill.unchanged_error_ml),
+        "error_exponential": None if exponential is None else float(exponential),
+    }
+
+
+def _conformal(content: ReportContent) -> Document | None:
+    conformal = content.conformal
+    if conformal is None:
+        return None
+    return {
+        "factor": float(conformal.whole),
+        "core_factor": float(conformal.core),
+        "provenance": conformal.provenance,
     }

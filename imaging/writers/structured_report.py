@@ -25,6 +25,7 @@ from imaging.report_content import (
     ModelIdentity,
     ParameterReport,
     ReportContent,
+    SkillReport,
     VisitFitReport,
     VisitReport,
 )
@@ -166,6 +167,8 @@ class _Builder:
             yield self._calibration(self.content.calibration)
         for parameter in self.content.parameters:
             yield self._parameter(parameter)
+        if self.content.skill is not None:
+            yield self._skill(self.content.skill)
         for forecast, written in zip(self.content.forecasts, self.forecasts, strict=True):
             yield self._forecast(forecast, written, "core", codes.PREDICTED_CORE, forecast.core_volume_ml)
             yield self._forecast(forecast, written, "whole", codes.PREDICTED_WHOLE, forecast.whole_volume_ml)
@@ -218,6 +221,22 @@ class _Builder:
             ],
             [sr.QualitativeEvaluation(codes.IDENTIFIABILITY, identified)],
         )
+
+    def _skill(self, skill: SkillReport) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+        measurements = [_number(codes.DAYS_SINCE_FIRST, skill.day, codes.DAY)]
+        for mask, volume in (("core", skill.core), ("whole", skill.whole)):
+            measurements += _estimate(codes.SKILL_FORECAST[mask], volume.forecast_ml, codes.CUBIC_CENTIMETER)
+            errors = (
+                (codes.SKILL_ERROR, volume.error_ml),
+                (codes.SKILL_UNCHANGED_ERROR, volume.unchanged_error_ml),
+                (codes.SKILL_EXPONENTIAL_ERROR, volume.exponential_error_ml),
+            )
+            measurements += [
+                _number(names[mask], error, codes.CUBIC_CENTIMETER)
+                for names, error in errors
+                if error is not None
+            ]
+        return self._model_group(measurements, [])
 
     def _model_group(
         self, measurements: Sequence[sr.Measurement], evaluations: Sequence[sr.QualitativeEvaluation]
@@ -333,6 +352,10 @@ def _qualitative_evaluations(content: ReportContent) -> sr.ContainerContentItem:
         texts.append((codes.VERDICT_TEXT, content.calibration.verdict))
     metrics = {visit.registration.metric for visit in content.visits if visit.registration is not None}
     texts += [(codes.REGISTRATION_METRIC_TEXT, metric) for metric in sorted(metrics)]
+    texts += [(codes.TREATMENT_TEXT, treatment) for treatment in content.treatments]
+    texts += [(codes.SKILL_TEXT, sentence) for sentence in content.skill_sentences]
+    if content.conformal is not None:
+        texts.append((codes.CONFORMAL_TEXT, content.conformal.sentence))
     texts += [(codes.WARNING_TEXT, warning) for warning in content.warnings]
     container.ContentSequence = sr.ContentSequence(
         [status, *(sr.TextContentItem(name, text, relationship_type=contains) for name, text in texts)]

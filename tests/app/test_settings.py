@@ -31,6 +31,26 @@ def test_shipped_file_shows_the_defaults() -> None:
         ("[lognormal, 0.1, 0.9]", "[normal, 0.1, 0.9]", "oncotwin.twin.priors.diffusivity"),
         ("[30, 60, 90, 120, 150, 180]", "[]", "oncotwin.forecast.horizons_days"),
         ("device: auto", "device: tpu", "oncotwin.segmentation.device"),
+        ("treatments: []", "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 0}]", "dose_gy"),
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dose_gy: 2}]",
+            "dates, or first_date with fractions",
+        ),
+        ("treatments: []", "treatments: [{kind: chemotherapy, first_date: 2026-01-12}]", "needs daily_doses"),
+        (
+            "treatments: []",
+            "treatments: [{kind: chemotherapy, dates: [soon]}]",
+            "treatments.0.chemotherapy.dates",
+        ),
+        ("treatments: []", "treatments: [{kind: surgery, date: 2026-01-12}]", "mask of what was removed"),
+        ("treatments: []", "treatments: [{kind: hope}]", "oncotwin.treatments.0"),
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2}, "
+            "{kind: radiotherapy, dates: [2026-03-12], dose_gy: 2, alpha_beta: 3}]",
+            "one alpha_beta",
+        ),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
@@ -51,3 +71,16 @@ def test_the_digest_follows_the_settings(tmp_path: Path) -> None:
     other = load_settings(written(tmp_path, "seed: 0", "seed: 1"))
     assert other.oncotwin.digest != load_settings(SHIPPED).oncotwin.digest
     assert load_settings(SHIPPED).oncotwin.digest == load_settings(SHIPPED).oncotwin.digest
+
+
+def test_a_course_is_the_dates_it_says(tmp_path: Path) -> None:
+    text = (
+        "treatments: [{kind: radiotherapy, first_date: 2026-01-09, fractions: 3, dose_gy: 2}, "
+        "{kind: chemotherapy, first_date: 2026-01-09, daily_doses: 3}, "
+        "{kind: radiotherapy, dates: [2026-02-03, 2026-02-02, 2026-02-02], dose_gy: 1.5}]"
+    )
+    weekly, daily, listed = load_settings(written(tmp_path, "treatments: []", text)).oncotwin.treatments
+    # 9 January 2026 is a Friday: radiotherapy goes on on Monday
+    assert [day.isoformat() for day in weekly.given] == ["2026-01-09", "2026-01-12", "2026-01-13"]
+    assert [day.isoformat() for day in daily.given] == ["2026-01-09", "2026-01-10", "2026-01-11"]
+    assert [day.isoformat() for day in listed.given] == ["2026-02-02", "2026-02-02", "2026-02-03"]

@@ -100,3 +100,13 @@ def test_it_starts_as_a_module() -> None:
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0
     assert "--nifti" in run.stdout
+
+
+def test_a_reader_that_stops_early_is_no_fault(tmp_path: Path) -> None:
+    factory.write_visit(tmp_path)
+    command = [sys.executable, "-m", "imaging", str(tmp_path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

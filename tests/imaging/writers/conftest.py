@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,9 @@ def output_set(two_visits: tuple[Sources, Sources], tmp_path_factory: pytest.Tem
         ],
         [patients.forecast(second, horizon, VISIT_DAYS) for horizon in (30.0, 90.0)],
         ["The FLAIR of visit 1 was acquired after contrast — Ödem may look brighter."],
+    )
+    content = replace(
+        content, skill=patients.SKILL, conformal=patients.CONFORMAL, treatments=patients.TREATMENTS
     )
     folder = tmp_path_factory.mktemp("outputs")
     return patients.write_all(folder, content, (first, second), flair.datasets)

@@ -17,6 +17,7 @@ from imaging.geometry import Geometry, Volume
 from imaging.labels import volumes_ml
 from imaging.report_content import (
     CalibrationReport,
+    ConformalReport,
     Estimate,
     ForecastReport,
     GrowthCurve,
@@ -24,10 +25,12 @@ from imaging.report_content import (
     ParameterReport,
     RegistrationQuality,
     ReportContent,
+    SkillReport,
     SoftwareIdentity,
     Status,
     VisitFitReport,
     VisitReport,
+    VolumeSkill,
 )
 from imaging.writers.identity import RunIdentity, WrittenObject
 from imaging.writers.parametric_map import write_density_map
@@ -147,7 +150,19 @@ def forecast(sources: Sources, horizon: float, last_day: float) -> ForecastRepor
 PARAMETERS = (
     ParameterReport("diffusivity", "mm2/d", Estimate(0.1, (0.05, 0.2)), 0.13, 0.9, 0.4, True),
     ParameterReport("proliferation", "/d", Estimate(0.012, (0.004, 0.03)), 0.012, 0.7, 0.93, False),
+    ParameterReport("radiosensitivity", "/Gy", Estimate(0.035, (0.02, 0.06)), 0.04, 0.5, 0.56, True),
 )
+
+
+SKILL = SkillReport(
+    61.0,
+    VolumeSkill(4.25, Estimate(4.5, (3.0, 6.0)), 3.0, None),
+    VolumeSkill(11.5, Estimate(10.0, (8.0, 11.0)), 8.5, 13.75),
+)
+CONFORMAL = ConformalReport(
+    1.25, 1.5, "learned on 200 others", "Widened by 1.50 and 1.25: learned on 200 others."
+)
+TREATMENTS = ("Radiotherapy: 30 fractions of 2 Gy from day 14 to day 55.",)
 
 
 def report(

@@ -55,6 +55,21 @@ def test_the_pages_have_the_numbers_of_the_content(output_set: OutputSet) -> Non
         assert text in second
 
 
+def test_skill_intervals_and_treatment_are_on_the_second_page(output_set: OutputSet) -> None:
+    content = output_set.content
+    second = texts(render_pdf(content, PATIENT))[1]
+    for text in (
+        "error of exponential growth",
+        "11.5 10.0 [8.0, 11.0] 1.5 3.0 2.2",
+        "4.5 [3.0, 6.0] 0.2 1.2",
+    ):
+        assert text in second
+    assert patients.TREATMENTS[0] in second and patients.CONFORMAL.sentence in second
+    unchecked = texts(render_pdf(replace(content, skill=None), PATIENT))[1]
+    assert "skill of the forecast could not be checked" in unchecked
+    assert "error of exponential growth" not in unchecked
+
+
 WORDS = {
     Status.NO_TUMOUR: "No tumour found",
     Status.TUMOUR_GONE: "No tumour left",

@@ -49,6 +49,27 @@ def test_the_document_says_what_the_report_says(
         "volume_ml": {"estimate": 8.0, "interval95": [6.0, 13.0]},
         "core_volume_ml": {"estimate": 3.0, "interval95": [2.0, 5.5]},
     }
+    assert read["skill"] == {
+        "day": 61.0,
+        "volume_ml": {
+            "observed": 11.5,
+            "forecast": {"estimate": 10.0, "interval95": [8.0, 11.0]},
+            "inside95": False,
+            "error": 1.5,
+            "error_no_change": 3.0,
+            "error_exponential": 2.25,
+        },
+        "core_volume_ml": {
+            "observed": 4.25,
+            "forecast": {"estimate": 4.5, "interval95": [3.0, 6.0]},
+            "inside95": True,
+            "error": 0.25,
+            "error_no_change": 1.25,
+            "error_exponential": None,
+        },
+    }
+    assert read["conformal"] == {"factor": 1.5, "core_factor": 1.25, "provenance": "learned on 200 others"}
+    assert read["treatments"] == list(patients.TREATMENTS)
     assert read["warnings"] == list(content.warnings)
     assert [item["sop_instance_uid"] for item in read["outputs"]] == [
         item.sop_instance_uid for item in output_set.written
@@ -64,6 +85,7 @@ def test_no_tumour_is_a_valid_document(sources: Sources, tmp_path: Path) -> None
     assert document["parameters"] == {}
     assert document["forecasts"] == []
     assert document["calibration"] is None
+    assert document["skill"] is None and document["conformal"] is None and document["treatments"] == []
 
 
 def test_numbers_of_numpy_are_numbers(sources: Sources, tmp_path: Path) -> None:

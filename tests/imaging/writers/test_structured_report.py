@@ -79,7 +79,11 @@ def test_forecast_volumes_carry_their_interval_and_another_name(
 
 
 def test_parameters_have_units_prior_contraction_and_verdict(read_back: list[dict[str, Any]]) -> None:
-    codes = {"diffusivity": ("OT1301", "mm2/d", "OT1402"), "proliferation": ("OT1302", "/d", "OT1403")}
+    codes = {
+        "diffusivity": ("OT1301", "mm2/d", "OT1402"),
+        "proliferation": ("OT1302", "/d", "OT1403"),
+        "radiosensitivity": ("OT1304", "/Gy", "OT1402"),
+    }
     for parameter in patients.PARAMETERS:
         code, unit, verdict = codes[parameter.name]
         (group,) = (g for g in read_back if values(g, code))
@@ -117,6 +121,20 @@ def test_registration_and_calibration_quality_are_told(read_back: list[dict[str,
         assert values(second, code) == {"": value}
 
 
+def test_skill_is_told_in_numbers(read_back: list[dict[str, Any]]) -> None:
+    (group,) = (g for g in read_back if values(g, "OT1371"))
+    assert values(group, "OT1701") == {"": (61.0, "d")}
+    assert values(group, "OT1371") == {
+        "373099004": (10.0, "cm3"),
+        "OT1201": (8.0, "cm3"),
+        "OT1202": (11.0, "cm3"),
+    }
+    expected = {"OT1372": 1.5, "OT1373": 3.0, "OT1374": 2.25, "OT1362": 0.25, "OT1363": 1.25}
+    for code, error in expected.items():
+        assert values(group, code) == {"": (error, "cm3")}
+    assert values(group, "OT1364") == {}, "no exponential passes through a core that was not there"
+
+
 def test_texts_of_the_run_are_in_the_report(output_set: OutputSet) -> None:
     dataset = pydicom.dcmread(output_set.report.path)
     container = dataset.ContentSequence[-1]
@@ -128,6 +146,12 @@ def test_texts_of_the_run_are_in_the_report(output_set: OutputSet) -> None:
     assert patients.MODEL.sha256 in texts["Segmentation model version"].TextValue
     assert patients.SOFTWARE.input_digest in texts["Software version"].TextValue
     assert texts["Verdict of the calibration"].TextValue == output_set.content.calibration.verdict
+    assert texts["Origin of the forecast intervals"].TextValue == patients.CONFORMAL.sentence
+    assert texts["Treatment given to the growth model"].TextValue == patients.TREATMENTS[0]
+    skill = [
+        i.TextValue for i in container.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "OT1507"
+    ]
+    assert skill == list(output_set.content.skill_sentences) and len(skill) == 2
     assert (dataset.PreliminaryFlag, dataset.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
     assert (dataset.ContentTemplateSequence[0].TemplateIdentifier, dataset.ValueType) == ("1500", "CONTAINER")
 
