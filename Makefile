@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: help demo test test-all lint real train clean system-tools
+.PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
 	@echo "make demo      a virtual two-visit patient as DICOM, through the whole application, on CPU"
+	@echo "make label STUDIES=FOLDER   MONAI Label server on this machine, for 3D Slicer and OHIF"
 	@echo "make test      linters, types, room borders and tests"
 	@echo "make test-all  the same with the slow suite"
 	@echo "make real      the application on the real cases beside the repository, where they exist"
@@ -21,7 +22,13 @@ $(VENV)/.product: requirements.txt
 	  ln -sf ../../nvidia/cu13/lib/libcudart.so.13 $$site/holoscan/lib/libcudart.so.13
 	touch $@
 
-$(VENV)/.development: requirements-dev.txt $(VENV)/.product
+# MONAI Label asks for packages that hold numpy below 2 and that its server never calls, so it goes in without them.
+$(VENV)/.label: requirements-label.txt $(VENV)/.product
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-label.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps monailabel==0.8.5
+	touch $@
+
+$(VENV)/.development: requirements-dev.txt $(VENV)/.product $(VENV)/.label
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -30,6 +37,11 @@ demo: $(VENV)/.product
 	$(BIN)/python -m training.phantom --preset demo -o $(DEMO)/patient
 	$(BIN)/python -m app -i $(DEMO)/patient/dicom -o $(DEMO)/results
 	$(BIN)/python -m training.compare --truth $(DEMO)/patient/truth.json --result $(DEMO)/results/result.json
+
+# STUDIES: a folder of DICOM studies, or the DICOMweb URL of a PACS. More options: python -m monailabel_app --help
+label: $(VENV)/.label
+	@test -n "$(STUDIES)" || { echo "Say where the studies are: make label STUDIES=FOLDER_OR_URL"; exit 2; }
+	$(BIN)/python -m monailabel_app --studies "$(STUDIES)"
 
 # Validators that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
 # known here.

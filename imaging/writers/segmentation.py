@@ -104,7 +104,8 @@ def write_segmentation(
     horizon_days : float, optional
         Days after ``date`` of a forecast.
     segmentation_source : str
-        ``"network"``, or ``"dicom_seg"`` / ``"rtstruct"`` for what a clinician drew (algorithm type MANUAL).
+        ``"network"``, ``"corrected_network"`` for its answer edited by a clinician (algorithm type SEMIAUTOMATIC), or
+        ``"dicom_seg"`` / ``"rtstruct"`` for what a clinician drew (MANUAL).
     omit_empty_frames : bool
         Leave out slices without tumour. Smaller, but some viewers then misplace the frames.
 
@@ -134,13 +135,13 @@ def write_segmentation(
         raise ValueError(f"labels {sorted(values)} are not those of a {kind} segmentation")
 
     frames = frames_by_slice(sources, labels.geometry)
-    automatic = segmentation_source == "network" or kind == "forecast"
+    algorithm_type = _algorithm_type(kind, segmentation_source)
     dataset = hd.seg.Segmentation(
         source_images=_slice_headers(reference, frames, labels.geometry),
         pixel_array=np.ascontiguousarray(labels.array.transpose(2, 1, 0), dtype=np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(segment, kind, automatic, str(reference.PatientID), software, model)
+            _description(segment, kind, algorithm_type, str(reference.PatientID), software, model)
             for segment in segments
         ],
         series_instance_uid=identity.series_uid(role),
@@ -163,6 +164,16 @@ def write_segmentation(
     return finish(
         path, dataset, reference=reference, identity=identity, role=role, software=software, model=model
     )
+
+
+def _algorithm_type(
+    kind: Literal["measured", "forecast"], segmentation_source: str
+) -> hd.seg.SegmentAlgorithmTypeValues:
+    if kind == "forecast" or segmentation_source == "network":
+        return hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC
+    if segmentation_source == "corrected_network":
+        return hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC
+    return hd.seg.SegmentAlgorithmTypeValues.MANUAL
 
 
 def _measured_segments() -> tuple[_Segment, ...]:
@@ -198,7 +209,7 @@ def _forecast_segments(date: datetime, horizon_days: float) -> tuple[_Segment, .
 def _description(
     segment: _Segment,
     kind: Literal["measured", "forecast"],
-    automatic: bool,
+    algorithm_type: hd.seg.SegmentAlgorithmTypeValues,
     patient_id: str,
     software: SoftwareIdentity,
     model: ModelIdentity,
@@ -208,20 +219,19 @@ def _description(
         algorithm = hd.AlgorithmIdentificationSequence(
             name=f"{software.name} growth model", family=MATHEMATICAL_MODEL, version=software.version
         )
-    elif automatic:
+    elif algorithm_type is not hd.seg.SegmentAlgorithmTypeValues.MANUAL:
         algorithm = hd.AlgorithmIdentificationSequence(
             name=model.name,
             family=ARTIFICIAL_INTELLIGENCE,
             version=model.version,
             parameters={"sha256": model.sha256},
         )
-    types = hd.seg.SegmentAlgorithmTypeValues
     description = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.label,
         segmented_property_category=segment.category,
         segmented_property_type=segment.type,
-        algorithm_type=types.AUTOMATIC if automatic else types.MANUAL,
+        algorithm_type=algorithm_type,
         algorithm_identification=algorithm,
         tracking_id=segment.tracking_id,
         tracking_uid=tracking_uid(patient_id, segment.tracking_id),

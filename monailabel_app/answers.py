@@ -1,0 +1,48 @@
+"""The mask that a client has before it, as far as the server knows: what the last task or save gave it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from imaging.geometry import Volume
+
+_KEPT = 16
+Click = tuple[str, bool, tuple[int, int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A present mask.
+
+    Parameters
+    ----------
+    labels : Volume
+        uint8 tumour labels on the grid of the visit's reference image.
+    from_network : bool
+        Whether it began as the network's answer.
+    clicks : frozenset
+        Clicks already in it: segment, include or exclude, voxel.
+    """
+
+    labels: Volume
+    from_network: bool
+    clicks: frozenset[Click] = field(default_factory=frozenset)
+
+
+class Answers:
+    """The last answer of each client and case."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+
+    def put(self, key: str, client: str, answer: Answer) -> None:
+        """Remember what a client was given."""
+        self._answers[key, client] = answer
+        self._answers.move_to_end((key, client))
+        while len(self._answers) > _KEPT:
+            self._answers.popitem(last=False)
+
+    def get(self, key: str, client: str) -> Answer | None:
+        """What a client was given last; None if nothing since the server started."""
+        return self._answers.get((key, client))

@@ -1,0 +1,135 @@
+"""What the server is told: where studies, models and its own state are, and the part of ``app.yaml`` that it obeys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imaging.role_selection import RoleRule
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigurationError(Exception):
+    """Settings that cannot be used; the message is one sentence for the person who starts the server."""
+
+
+@dataclass(frozen=True)
+class GrowthSettings:
+    """The keys ``twin``, ``forecast`` and ``treatments`` of ``app.yaml``; meanings and units are there."""
+
+    grid_mm: float
+    diffusivity_prior: tuple[str | float, ...]
+    proliferation_prior: tuple[str | float, ...]
+    core_threshold: float
+    whole_threshold: float
+    gray_matter_ratio: float
+    horizons_days: tuple[float, ...]
+    has_treatments: bool
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that decides what the server does.
+
+    Parameters
+    ----------
+    studies : str
+        Folder of DICOM files, or DICOMweb URL.
+    state : pathlib.Path
+        Folder of its own: published models, drawings kept aside, caches. Holds patient data.
+    models : pathlib.Path
+        Bundle to begin with, or a folder of one.
+    version : str
+        Of the product.
+    seed : int
+        Of registrations and the twin.
+    visit_gap_hours, rules
+        As for the application's ingest.
+    device : str
+        "auto", "cpu" or "cuda"; requests cannot change it.
+    min_component_ml : float
+        Smaller isolated pieces of the network's answer are dropped.
+    growth : GrowthSettings
+        Of the twin tasks.
+    """
+
+    studies: str
+    state: Path
+    models: Path
+    version: str
+    seed: int
+    visit_gap_hours: float
+    rules: tuple[RoleRule, ...]
+    device: str
+    min_component_ml: float
+    growth: GrowthSettings
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the studies lie in a PACS."""
+        return self.studies.startswith(("http://", "https://"))
+
+
+def read_configuration(studies: str, conf: Mapping[str, str]) -> Configuration:
+    """Configuration from the server's ``--conf`` pairs.
+
+    Parameters
+    ----------
+    studies : str
+        Folder or URL.
+    conf : mapping
+        ``state``, ``models`` and ``config`` (path of ``app.yaml``), all optional.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``app.yaml`` cannot be read or a key has a value of the wrong kind.
+    """
+    path = Path(conf.get("config") or ROOT / "app.yaml")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read as YAML ({type(error).__name__}).") from error
+    try:
+        ours = document.get("oncotwin") or {}
+        ingest, network = ours.get("ingest") or {}, ours.get("segmentation") or {}
+        return Configuration(
+            studies=studies,
+            state=Path(conf.get("state") or default_state()),
+            models=Path(conf.get("models") or ROOT / "models"),
+            version=str(document["application"]["version"]),
+            seed=int(ours.get("seed", 0)),
+            visit_gap_hours=float(ingest.get("visit_gap_hours", 4.0)),
+            rules=tuple(RoleRule(**rule) for rule in ingest.get("series_rules") or ()),
+            device=str(network.get("device", "auto")),
+            min_component_ml=float(network.get("min_component_ml", 0.2)),
+            growth=_growth(ours),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{path.name} is not a settings file of OncoTwin ({error}).") from error
+
+
+def _growth(ours: Mapping[str, Any]) -> GrowthSettings:
+    twin, priors = ours.get("twin") or {}, (ours.get("twin") or {}).get("priors") or {}
+    return GrowthSettings(
+        grid_mm=float(twin.get("grid_mm", 1.5)),
+        diffusivity_prior=tuple(priors.get("diffusivity") or ("lognormal", 0.1, 0.9)),
+        proliferation_prior=tuple(priors.get("proliferation") or ("lognormal", 0.03, 0.6)),
+        core_threshold=float(twin.get("core_threshold", 0.6)),
+        whole_threshold=float(twin.get("whole_threshold", 0.2)),
+        gray_matter_ratio=float(twin.get("gray_matter_ratio", 10.0)),
+        horizons_days=tuple(float(day) for day in (ours.get("forecast") or {}).get("horizons_days") or (90,)),
+        has_treatments=bool(ours.get("treatments")),
+    )
+
+
+def default_state() -> Path:
+    """Where the server keeps its state unless told otherwise: the user's XDG state folder."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "oncotwin-label"

@@ -1,0 +1,160 @@
+"""The application that MONAI Label loads, in the server and in its subprocesses: every request is checked here."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from monailabel_app.answers import Answers
+from monailabel_app.cases import Cases
+from monailabel_app.configuration import Configuration, read_configuration
+from monailabel_app.datastore import SINGLE_VOLUME, ExaminationDatastore
+from monailabel_app.label_values import WIRE_VALUES
+from monailabel_app.models import Models
+from monailabel_app.network import Network
+from monailabel_app.opened import OpenedCases
+from monailabel_app.refusal import DATA_ERRORS, Refusal, as_refusal
+from monailabel_app.sampling import FinishedCase, RandomCase
+from monailabel_app.saving import Saving
+from monailabel_app.studies import FolderStudies, Studies
+from monailabel_app.tasks import Server, TaskRequest
+from monailabel_app.tumour_task import NetworkTask, TumourTask
+from monailabel_app.upstream import MONAILabelApp
+
+log = logging.getLogger("oncotwin.label")
+
+
+class OncoTwinLabel(MONAILabelApp):
+    """Tumour correction over whole DICOM studies.
+
+    Parameters
+    ----------
+    app_dir, studies, conf
+        As MONAI Label gives them; ``conf`` as :func:`monailabel_app.configuration.read_configuration` takes it.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        self.configuration = read_configuration(studies, conf)
+        self.server = build_server(self.configuration)
+        super().__init__(
+            app_dir,
+            studies,
+            dict(conf),
+            name="OncoTwin",
+            description="Glioma on whole MR studies, with the growth model beside it. Research use only.",
+            version=self.configuration.version,
+            labels=list(WIRE_VALUES),
+        )
+
+    def init_datastore(self) -> ExaminationDatastore:
+        server = self.server
+        saving = Saving(
+            server.studies,
+            server.cases,
+            server.models,
+            server.opened,
+            server.answers,
+            self.configuration.state / "kept",
+            self.configuration.version,
+        )
+        return ExaminationDatastore(server.studies, saving, server.opened, Path(tempfile.mkdtemp()))
+
+    def init_infers(self) -> dict[str, Any]:
+        # Slicer runs the first one by itself when it opens a case.
+        return {"tumour": TumourTask(self.server), "network": NetworkTask(self.server)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        opened = self.server.opened
+        return {"random": RandomCase(opened), "finished": FinishedCase(opened)}
+
+    def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Run a task; only the examination, the client and what the task declares reach it."""
+        task = self._infers.get(request.get("model"))
+        if task is None:
+            raise Refusal(f"There is no model {request.get('model')!r} here.", status=404)
+        image = request.get("image")
+        if request.get("session") or not isinstance(image, str) or not image:
+            raise Refusal(SINGLE_VOLUME)
+        with _refusing():
+            key = self.server.studies.find(image)
+            checked = TaskRequest(
+                examination=self.server.studies.examination(key),
+                client=str(request.get("client_id") or ""),
+                parameters={name: request[name] for name in task.parameters if name in request},
+                mask=_uploaded(request.get("label")),
+            )
+            file, said = task(checked)
+        return {"label": file, "tag": "original", "file": file, "params": said}
+
+    def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The case that a strategy picks; empty when there is none."""
+        strategy = self._strategies.get(request.get("strategy"))
+        if strategy is None:
+            raise Refusal(f"There is no strategy {request.get('strategy')!r} here.", status=404)
+        with _refusing():
+            picked: dict[str, Any] = strategy(request, self._datastore) or {}
+            if picked:
+                self._datastore.note_opened(picked["id"], str(request.get("client_id") or ""))
+        return picked
+
+    def sessions(self) -> NoReturn:
+        """Sessions hold one uploaded volume."""
+        raise Refusal(SINGLE_VOLUME)
+
+    def batch_infer(self, request: Any, datastore: Any = None) -> NoReturn:
+        raise Refusal("Use the application to segment many studies.", status=405)
+
+    def infer_wsi(self, request: Any, datastore: Any = None) -> NoReturn:
+        raise Refusal("There are no slides here.", status=405)
+
+    def on_init_complete(self) -> None:
+        """Nothing to schedule: there are no sessions to clean up, and no scoring runs unasked."""
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Nothing beyond what saving has done."""
+
+
+def build_server(configuration: Configuration) -> Server:
+    """Everything the tasks work with."""
+    state = configuration.state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    studies: Studies = FolderStudies(
+        Path(configuration.studies), configuration.visit_gap_hours, configuration.rules
+    )
+    cases = Cases(state / "images", configuration.seed)
+    models = Models(state / "models", configuration.models, configuration.device)
+    return Server(
+        configuration=configuration,
+        studies=studies,
+        cases=cases,
+        models=models,
+        network=Network(cases, models, configuration.min_component_ml),
+        opened=OpenedCases(state / "opened.json"),
+        answers=Answers(),
+    )
+
+
+class _refusing:
+    """Turns what the rooms say about the data into an answer for the viewer."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, DATA_ERRORS):
+            raise as_refusal(error) from error
+
+
+def _uploaded(name: Any) -> Path | None:
+    """A label map that came with the request: only files in the server's own temporary folder count.
+
+    A parameter of the same name can hold any text, such as a segment's name or somebody's path.
+    """
+    if not isinstance(name, str):
+        return None
+    path = Path(name)
+    inside = path.is_absolute() and path.parent == Path(tempfile.gettempdir())
+    return path if inside and path.is_file() else None

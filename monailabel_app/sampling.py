@@ -1,0 +1,41 @@
+"""Which case a clinician is offered next."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from monailabel_app.opened import OpenedCases
+from monailabel_app.upstream import Datastore, Strategy
+
+
+class RandomCase(Strategy):
+    """A case that nobody has drawn on, by chance; one that nobody else has open where there is one."""
+
+    def __init__(self, opened: OpenedCases) -> None:
+        super().__init__("A case without a drawing, by chance")
+        self._opened = opened
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        open_cases = datastore.get_unlabeled_images()
+        free = undisturbed(open_cases, request, self._opened)
+        return {"id": random.choice(free)} if free else None
+
+
+class FinishedCase(Strategy):
+    """A case with a drawing, to look at or edit again: the one that nobody has looked at for longest."""
+
+    def __init__(self, opened: OpenedCases) -> None:
+        super().__init__("A finished case, to look at or edit again")
+        self._opened = opened
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        finished = undisturbed(datastore.get_labeled_images(), request, self._opened)
+        return {"id": min(finished, key=self._opened.last_opened)} if finished else None
+
+
+def undisturbed(keys: Sequence[str], request: dict[str, Any], opened: OpenedCases) -> list[str]:
+    """Those that no other client has open; all of them when each is open somewhere."""
+    client = str(request.get("client_id") or "")
+    return [key for key in keys if not opened.by_others(key, client)] or list(keys)

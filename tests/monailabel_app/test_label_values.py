@@ -1,0 +1,54 @@
+"""Values and names between server and viewer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fastapi import HTTPException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from imaging.labels import TumourLabel
+from monailabel_app.label_values import WIRE_VALUES, from_wire, to_wire
+
+LABELS = arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 3))
+
+
+@given(LABELS)
+def test_canonical_values_come_back_as_they_went(labels: np.ndarray) -> None:
+    assert np.array_equal(from_wire(to_wire(labels), []), labels)
+
+
+@settings(deadline=None)
+@given(LABELS, st.permutations(["ED", "NCR", "ET", "background"]), st.integers(0, 3))
+def test_names_decide_whatever_the_order_of_the_segments(
+    labels: np.ndarray, order: list[str], shift: int
+) -> None:
+    """``idx`` counts segments that were not sent, so it may be off; the position is right."""
+    sent = [name for name in order if name != "background"]
+    values = np.zeros_like(labels)
+    for position, name in enumerate(sent, start=1):
+        values[labels == TumourLabel[name]] = position
+    info = [{"name": name, "idx": position + shift} for position, name in enumerate(sent, start=1)]
+    assert np.array_equal(from_wire(values, info), labels)
+
+
+def test_values_on_the_wire_have_no_gap() -> None:
+    assert sorted(WIRE_VALUES.values()) == [1, 2, 3]
+
+
+def test_nested_regions_drawn_by_hand_are_understood() -> None:
+    values = np.array([[[0, 1, 2, 3]]], dtype=np.uint8)
+    info = [{"name": "whole tumour"}, {"name": "TC"}, {"name": "enhancing tumor"}]
+    assert from_wire(values, info).tolist() == [[[0, 2, 1, 3]]]
+
+
+def test_a_core_without_enhancing_part_is_refused() -> None:
+    with pytest.raises(HTTPException, match="necrosis cannot be told"):
+        from_wire(np.ones((2, 2, 2), np.uint8), [{"name": "TC"}])
+
+
+def test_empty_segments_of_other_kinds_do_no_harm() -> None:
+    info = [{"name": "ED"}, {"name": "FORECAST +90 d core"}, {"name": "notes"}]
+    assert not from_wire(np.zeros((2, 2, 2), np.uint8), info).any()
