@@ -9,11 +9,11 @@ import numpy as np
 
 from twin.acceptance import judge, shrinking, visit_fits
 from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
-from twin.fit import MARGINS_MM, Fit, fit, speed_excess
+from twin.fit import MARGINS_MM, Fit, fit, look, speed_excess
 from twin.importance import evenly
 from twin.inputs import TissueMaps, TumourObservation, check_visits
 from twin.priors import LogNormal, Priors
-from twin.resolution import UNREFINED, factors_for, refined
+from twin.resolution import UNREFINED, Problem, factors_for, refined
 from twin.results import Calibration, ParameterEstimate, Posterior, Vector
 from twin.sampling import sample
 from twin.scene import Scene, Tissue, boundary_sd_mm
@@ -91,38 +91,34 @@ def calibrate(
             therapies=therapies,
         )
     hopeless = bool(shrinking(scene, visits))
+    used, begun, factors = Problem(tissue, tuple(visits), therapies), None, UNREFINED
+    if not hopeless:
+        begun = look(scene, unknown, lambda done: report("calibration", 0.3 * done))
+        width = math.exp(begun.minimum.position[LOG_WIDTH])
+        if settings.refine:
+            factors = factors_for(tissue.spacing_mm, width, tissue.shape)
+    if factors != UNREFINED:
+        used = refined(tissue, visits, therapies, factors)
+        # the masks are no sharper on smaller voxels
+        settings = replace(settings, boundary_sd_mm=shift_sd)
+        prepared = Tissue.prepare(used.tissue, used.visits, settings)
+        scene = Scene.build(prepared, used.visits, MARGINS_MM[0], settings, therapies=used.therapies)
+        warnings = (
+            f"The front of {width:.1f} mm (square root of diffusivity over proliferation) is narrower than a voxel: "
+            f"growth was computed on voxels of {max(used.tissue.spacing_mm):.2g} mm.",
+            *warnings,
+        )
     found = fit(
         scene,
-        visits,
-        therapies,
+        used.visits,
+        used.therapies,
         unknown,
-        lambda done: report("calibration", 0.05 + 0.65 * done),
-        thorough=not hopeless,
+        lambda done: report("calibration", 0.3 + 0.4 * done),
+        begun=begun,
     )
     scene, known, minimum = found.fine.likelihood.scene, found.fine.likelihood.known, found.fine.minimum
     report("calibration", 0.8)
-    acceptable, verdict = judge(scene, visits, known, minimum.position)
-    width = math.exp(minimum.position[LOG_WIDTH])
-    factors = factors_for(tissue.spacing_mm, width, tissue.shape)
-    if acceptable and settings.refine and factors != UNREFINED:
-        finer = refined(tissue, visits, therapies, factors)
-        # the masks are no sharper on smaller voxels
-        settings = replace(settings, boundary_sd_mm=shift_sd)
-        again = replace(settings, refine=False)
-        calibration = calibrate(
-            finer.tissue, finer.visits, priors, again, progress, therapies=finer.therapies
-        )
-        sentence = (
-            f"The front of {width:.1f} mm (square root of diffusivity over proliferation) is narrower than a voxel: "
-            f"growth was computed on voxels of {max(finer.tissue.spacing_mm):.2g} mm."
-        )
-        return replace(
-            calibration,
-            warnings=(sentence, *calibration.warnings),
-            settings=settings,
-            therapies=therapies,
-            refinement=factors,
-        )
+    acceptable, verdict = judge(scene, used.visits, known, minimum.position)
     if not minimum.converged and not hopeless:
         warnings = (*warnings, f"Calibration stopped after {found.iterations} steps before it had settled.")
     posterior = _posterior(found, unknown) if acceptable else unknown
@@ -130,15 +126,16 @@ def calibrate(
         parameters=_estimates(posterior, priors, acceptable),
         acceptable=acceptable,
         verdict=verdict,
-        fit=visit_fits(scene, visits, minimum.position),
+        fit=visit_fits(scene, used.visits, minimum.position),
         skill=None,
-        warnings=(*warnings, *_resolution_warning(posterior, tissue.spacing_mm)),
+        warnings=(*warnings, *_resolution_warning(posterior, used.tissue.spacing_mm)),
         effective_samples=sum(target.effective for target in known),
         iterations=found.iterations,
         posterior=posterior,
         priors=priors,
         settings=settings,
         therapies=therapies,
+        refinement=factors,
     )
     if settings.check_skill and len(visits) > 2:
         from twin.skill import held_out_skill  # which calibrates in its turn

@@ -19,7 +19,8 @@ from twin.treatment import Therapy
 
 MARGINS_MM = (15.0, 30.0, 60.0, math.inf)
 _LEAK = 1e-3
-_ROUNDS, _FINE_ROUNDS = 3, 2
+_ROUNDS, _FINE_ROUNDS = 2, 2
+"""Of weighing the residuals and fitting, after the first look."""
 _VELOCITIES = (0.0, -1.2, 0.9)
 _SENSITIVITIES = (0.0, -1.5)
 _UNCHECKED = 0.3
@@ -59,6 +60,12 @@ def speed_excess(spacing_mm: Sequence[float], front_width_mm: float) -> float:
     return _SPEED_ERROR * (max(spacing_mm) / front_width_mm) ** 2
 
 
+def look(scene: Scene, unknown: Posterior, report: Callable[[float], None]) -> Stage:
+    """One round of Levenberg-Marquardt on the coarse grid: where the most probable parameters are, roughly."""
+    search = _Search(unknown, np.linalg.inv(unknown.covariance), report)
+    return search.run(coarsened(scene) or scene, None, 1)
+
+
 def fit(
     scene: Scene,
     visits: Sequence[TumourObservation],
@@ -66,7 +73,7 @@ def fit(
     unknown: Posterior,
     report: Callable[[float], None],
     *,
-    thorough: bool = True,
+    begun: Stage | None,
 ) -> Fit:
     """Alternate Levenberg-Marquardt and weighing of the residuals, on a larger box if the tumour reaches its edge.
 
@@ -80,22 +87,24 @@ def fit(
         The prior.
     report : callable
         Told the fraction done, 0..1.
-    thorough : bool, optional
-        False takes a few steps on the coarse grid, for a model that is going to be refused.
+    begun : Stage or None
+        Result of :func:`look`. None takes a few steps on the coarse grid alone, for a model that is going to be
+        refused.
     """
     precision = np.linalg.inv(unknown.covariance)
     search = _Search(unknown, precision, report)
-    position: Vector | None = None
+    if begun is None:
+        coarse = search.run(coarsened(scene) or scene, None, 1, _FEW)
+        known = targets(scene, starting_width(coarse.minimum.position))
+        asked = Likelihood(scene, known, unknown.mean, precision)
+        return Fit(Stage(asked, coarse.minimum), coarse, search.iterations)
+    search.iterations, position = begun.minimum.iterations, begun.minimum.position
     for attempt, margin in enumerate(MARGINS_MM):
         if attempt > 0:
             scene = Scene.build(scene.tissue, visits, margin, scene.settings, therapies=therapies)
         first = coarsened(scene) or scene
-        coarse = search.run(first, position, _ROUNDS if thorough else 1, None if thorough else _FEW)
+        coarse = search.run(first, position, _ROUNDS)
         position = coarse.minimum.position
-        if not thorough:
-            known = targets(scene, starting_width(position))
-            asked = Likelihood(scene, known, unknown.mean, precision)
-            return Fit(Stage(asked, coarse.minimum), coarse, search.iterations)
         last = grow(first, position, tangents=False)[-1]
         if leak(last[0], scene.box, scene.tissue.limit) < _LEAK:
             break

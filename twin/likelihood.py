@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twin.coordinates import Vector
+from twin.coordinates import LOG_VELOCITY, LOG_WIDTH, Vector
 from twin.least_squares import Linearisation
+from twin.normal_equations import gram
 from twin.scene import Scene, starting_width
 from twin.solver import TANGENT_DIFFUSIVITY, TANGENT_PROLIFERATION, trajectory
 from twin.targets import Target, misfit
-
-_NOTHING = 1e-4
-"""Residuals and slopes of the soft masks below this are left out of the normal equations."""
 
 
 def grow(scene: Scene, position: Vector, *, tangents: bool) -> list[Tensor]:
@@ -72,41 +70,30 @@ class Likelihood:
         away = position - self.prior_mean
         cost = 0.5 * float(away @ self.prior_precision @ away)
         gradient, hessian = self.prior_precision @ away, self.prior_precision.copy()
+        threads = self.scene.operator.threads
         for visit, fields in enumerate(_growing(self.scene, position, True)):
             asked = [target for target in self.known if target.visit == visit]
-            if not asked:
-                continue
-            density, tangents = fields[0].contiguous(), fields[1:]
             for target in asked:
-                where, jacobian, residual = self._normal(target, density, tangents, position)
-                cost += 0.5 * target.weight * float(residual @ residual)
-                gradient[where] += target.weight * (jacobian @ residual)
-                hessian[np.ix_(where, where)] += target.weight * (jacobian @ jacobian.T)
+                where, change = self._coordinates(target)
+                found = change @ gram(target, fields, position, self.scene.settings, threads) @ change.T
+                cost += 0.5 * target.weight * found[-1, -1]
+                gradient[where] += target.weight * found[:-1, -1]
+                hessian[np.ix_(where, where)] += target.weight * found[:-1, :-1]
         return Linearisation(cost, gradient, hessian)
 
-    def _normal(
-        self, target: Target, density: Tensor, tangents: Tensor, position: Vector
-    ) -> tuple[Vector, Vector, Vector]:
-        """Coordinates that a target depends on, derivatives (coordinates, voxels) and residuals (voxels)."""
-        settings, coordinates = self.scene.settings, self.scene.coordinates
-        seen = target.seen(density, settings)
-        slope, residual = target.slope(seen, settings), target.residual(seen, position)
-        matters = (residual.abs() > _NOTHING) | ((slope > _NOTHING) & (density > _NOTHING))
-        if target.at_most:
-            matters = residual > 0.0
-        elif target.region is not None:
-            matters &= target.region
-        cells = tuple(torch.from_numpy(axis) for axis in np.nonzero(matters.numpy()))
-        own = len(coordinates.therapies) + 2
-        by_d, by_rho, *rest = (tangent[cells].double() for tangent in tangents)
-        local = slope[cells].double()
+    def _coordinates(self, target: Target) -> tuple[Vector, Vector]:
+        """Coordinates (c,) that a target depends on, and the rows (c + 1, F + 2) that make them of the Gram matrix's.
+
+        The model's tangents are those of log D and log rho, which the logarithms of velocity and width mix.
+        """
+        coordinates = self.scene.coordinates
+        first, therapies = coordinates.first_shift, len(coordinates.therapies)
+        where = np.array([*range(first + 2), target.first_shift, target.first_shift + 1])
         # of the model's tangents the therapies' come first, of the coordinates the tail
-        columns = [by_d + by_rho, by_d - by_rho, rest[own - 2], *rest[: own - 2], *rest[own - 1 :]]
-        jacobian = torch.stack(
-            [*(local * column for column in columns), *(-shift[cells].double() for shift in target.shifts)]
-        )
-        where = np.array([*range(coordinates.first_shift + 2), target.first_shift, target.first_shift + 1])
-        return where, jacobian.numpy(), residual[cells].double().numpy()
+        order = [0, 1, 2 + therapies, *range(2, 2 + therapies), *range(first, first + 5)]
+        change = np.eye(first + 5)[order]
+        change[LOG_VELOCITY, :2], change[LOG_WIDTH, :2] = (1.0, 1.0), (1.0, -1.0)
+        return where, change
 
     def cost(self, position: Vector) -> float:
         """Value alone: one forward solve."""

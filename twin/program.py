@@ -4,12 +4,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from twin.backends import Reaction
+from twin.coordinates import Vector
 from twin.model import ReactionDiffusion
 from twin.stepping import StepPlan, plan, scheme
+from twin.treatment import Therapy
 
 
 @dataclass(frozen=True)
@@ -98,20 +101,19 @@ class Program:
 
     def _steps(self, edges: list[float], positive: bool) -> Iterator[Operation]:
         """Operations between ``edges``, inside which therapies act through numbers alone."""
-        steps = [
-            _Cut(
-                begin + n * (end - begin) / chosen.steps, (end - begin) / chosen.steps, chosen.stages, n == 0
-            )
-            for begin, end in itertools.pairwise(edges)
-            for chosen in (self._plan(end - begin, positive),)
-            for n in range(chosen.steps)
-        ]
-        yield React(self._reaction(None, steps[0]))
-        for step, following in itertools.zip_longest(steps, steps[1:]):
-            coefficients = torch.tensor([scheme(step.stages)], dtype=torch.float64)
-            coefficients = coefficients.repeat(len(self.values), 1, 1)
-            coefficients[..., 3] *= step.length * self.values[:, :1]
-            yield Step(step.day, coefficients, self._reaction(step, following))
+        plans = [self._plan(end - begin, positive) for begin, end in itertools.pairwise(edges)]
+        counts = [chosen.steps for chosen in plans]
+        lengths = np.repeat(np.diff(edges) / counts, counts)
+        within = np.concatenate([np.arange(count) for count in counts])
+        days = np.repeat(edges[:-1], counts) + within * lengths
+        reactions = self._reactions(days, lengths, within == 0)
+        stages = np.repeat([chosen.stages for chosen in plans], counts)
+        diffusivity = self.values[:, 0].numpy()
+        yield React(Reaction(reactions[0]))
+        for number, day in enumerate(days):
+            coefficients = np.tile(scheme(int(stages[number])), (len(diffusivity), 1, 1))
+            coefficients[..., 3] *= lengths[number] * diffusivity[:, None]
+            yield Step(float(day), torch.from_numpy(coefficients), Reaction(reactions[number + 1]))
 
     def _plan(self, interval: float, positive: bool) -> StepPlan:
         diffusivity, rate = (float(value) for value in self.values[:, :2].amax(dim=0))
@@ -120,36 +122,33 @@ class Program:
         row_sum = self.model.operator.row_sum
         return plan(interval, diffusivity, rate, row_sum, self.horizon, self.max_step, positive=positive)
 
-    def _reaction(self, done: "_Cut | None", coming: "_Cut | None") -> Reaction:
-        """Growth, kill of both half steps and of the moment between them, growth."""
-        table = Reaction.none(len(self.values), self.fields).table
-        rate = self.values[:, 1]
-        if done is not None:
-            table[:, 0] = rate * done.length / 2
-        if coming is not None:
-            table[:, 1] = rate * coming.length / 2
+    def _reactions(self, days: Vector, lengths: Vector, opens: Vector) -> Tensor:
+        """Tables (S + 1, B, 2 + F) of the reactions around S steps.
+
+        Each is growth and kill of the half steps on its two sides, with the kill of the moment between them: a step
+        that opens an interval begins at such a moment.
+        """
+        before, after = np.append(0.0, lengths) / 2, np.append(lengths, 0.0) / 2
+        middle = np.append(days, days[-1] + lengths[-1])
+        values = self.values.numpy()
+        table = np.zeros((middle.size, len(values), 2 + self.fields))
+        table[:, :, 0] = before[:, None] * values[:, 1]
+        table[:, :, 1] = after[:, None] * values[:, 1]
         named = (therapy for therapy in self.model.therapies if therapy.parameter is not None)
         for column, therapy in enumerate(named, start=2):
-            exponent = 0.0
-            if done is not None:
-                exponent += therapy.between(done.day + done.length / 2, done.day + done.length)
-            if coming is not None:
-                exponent += therapy.between(coming.day, coming.day + coming.length / 2)
-                if coming.opens and coming.day in therapy.times:
-                    local = therapy.at(coming.day, self.model.operator.domain.shape)
-                    exponent += 0.0 if isinstance(local, Tensor) else local
-            kill = exponent * self.values[:, column]
-            table[:, 2] += kill
+            exponents = therapy.between(middle - before, middle) + therapy.between(middle, middle + after)
+            exponents[:-1] += [
+                self._moment(therapy, day) if new else 0.0 for day, new in zip(days, opens, strict=True)
+            ]
+            kill = exponents[:, None] * values[:, column]
+            table[:, :, 2] += kill
             if self.fields > 1 + column:
-                table[:, 2 + 1 + column] += kill
-        return Reaction(table)
+                table[:, :, 2 + 1 + column] += kill
+        return torch.from_numpy(table)
 
-
-@dataclass(frozen=True)
-class _Cut:
-    """One step: when it begins, its length (days), its stages and whether it begins an interval."""
-
-    day: float
-    length: float
-    stages: int
-    opens: bool
+    def _moment(self, therapy: Therapy, day: float) -> float:
+        """Exponent of a therapy's moment on ``day`` where it is the same everywhere."""
+        if day not in therapy.times:
+            return 0.0
+        local = therapy.at(day, self.model.operator.domain.shape)
+        return 0.0 if isinstance(local, Tensor) else local

@@ -34,8 +34,8 @@ def factors_for(
 
 
 @dataclass(frozen=True)
-class Finer:
-    """A problem on smaller voxels."""
+class Problem:
+    """What a calibration or a forecast is given."""
 
     tissue: TissueMaps
     visits: tuple[TumourObservation, ...]
@@ -44,11 +44,13 @@ class Finer:
 
 def refined(
     tissue: TissueMaps, visits: Sequence[TumourObservation], therapies: Sequence[Therapy], factors: Factors
-) -> Finer:
-    """Everything that a calibration or a forecast is given, on voxels smaller by ``factors``."""
-    return Finer(
+) -> Problem:
+    """The problem on voxels smaller by ``factors``; tumour stays in voxels that are tissue or showed tumour."""
+    tumour = torch.stack([visit.whole for visit in visits]).any(dim=0)
+    possible = _repeated(tissue.domain | tumour, factors)
+    return Problem(
         refined_tissue(tissue, factors),
-        tuple(refined_visit(visit, tissue.spacing_mm, factors) for visit in visits),
+        tuple(refined_visit(visit, tissue.spacing_mm, factors, possible) for visit in visits),
         refined_therapies(therapies, factors),
     )
 
@@ -65,11 +67,17 @@ def refined_tissue(tissue: TissueMaps, factors: Factors) -> TissueMaps:
 
 
 def refined_visit(
-    visit: TumourObservation, spacing_mm: tuple[float, float, float], factors: Factors
+    visit: TumourObservation,
+    spacing_mm: tuple[float, float, float],
+    factors: Factors,
+    possible: Tensor | None = None,
 ) -> TumourObservation:
-    """The same masks on smaller voxels: a level of the smoothed distance to their boundary that keeps the volume."""
-    whole = _refined_mask(visit.whole, spacing_mm, factors)
-    core = _refined_mask(visit.core, spacing_mm, factors) & whole
+    """The same masks on smaller voxels: a level of the smoothed distance to their boundary that keeps the volume.
+
+    ``possible``, bool on the smaller voxels, is where tumour may be; everywhere by default.
+    """
+    whole = _refined_mask(visit.whole, spacing_mm, factors, possible)
+    core = _refined_mask(visit.core, spacing_mm, factors, possible) & whole
     cells = visit.cellularity
     return replace(
         visit, core=core, whole=whole, cellularity=None if cells is None else _repeated(cells, factors)
@@ -108,10 +116,14 @@ def _repeated(volume: Tensor, factors: Factors) -> Tensor:
     return volume
 
 
-def _refined_mask(mask: Tensor, spacing_mm: tuple[float, float, float], factors: Factors) -> Tensor:
+def _refined_mask(
+    mask: Tensor, spacing_mm: tuple[float, float, float], factors: Factors, possible: Tensor | None
+) -> Tensor:
     if not bool(mask.any()):
         return _repeated(mask, factors)
     distance = _linear(signed_distance(mask, spacing_mm), factors)
+    if possible is not None:
+        distance = torch.where(possible, distance, torch.inf)
     # the level that keeps the volume: distances between centres of coarse voxels have none at the boundary itself
     near = distance[distance < 2.0 * max(spacing_mm)]
     level = near.kthvalue(min(int(mask.sum()) * math.prod(factors), near.numel())).values

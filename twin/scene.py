@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,7 +187,8 @@ def cropped(therapy: Therapy, index: tuple[slice, slice, slice]) -> Therapy:
 
 def treated(therapies: Sequence[Therapy], start: float, stop: float) -> bool:
     """Whether any therapy acts between two days."""
+    begin, end = np.array([start]), np.array([stop])
     return any(
-        any(start <= day < stop for day in therapy.times) or therapy.between(start, stop) > _LEAST_EXPOSURE
+        any(start <= day < stop for day in therapy.times) or therapy.between(begin, end)[0] > _LEAST_EXPOSURE
         for therapy in therapies
     )

@@ -9,12 +9,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from twin.coordinates import Vector
 from twin.errors import TwinError
 
 
@@ -32,8 +34,8 @@ class Therapy(Protocol):
     def at(self, day: float, shape: torch.Size) -> "float | Tensor":
         """Exponent of the survival at a moment for a parameter of one: a number, or a map of ``shape``."""
 
-    def between(self, start: float, stop: float) -> float:
-        """Exponent of the survival over the open interval for a parameter of one."""
+    def between(self, start: Vector, stop: Vector) -> Vector:
+        """Exponents (n,) of the survival over open intervals (n,), for a parameter of one."""
 
 
 def _schedule(days: Sequence[float], doses: Sequence[float], unit: str) -> tuple[tuple[float, float], ...]:
@@ -95,7 +97,7 @@ class Radiotherapy:
         """``radiosensitivity``, 1/Gy."""
         return "radiosensitivity"
 
-    @property
+    @cached_property
     def times(self) -> tuple[float, ...]:
         """Moments of the fractions."""
         return _distinct([day for day, _ in self._fractions])
@@ -116,10 +118,9 @@ class Radiotherapy:
             total += local * (1.0 + local / self.alpha_beta)
         return total
 
-    def between(self, start: float, stop: float) -> float:
+    def between(self, start: Vector, stop: Vector) -> Vector:
         """Nothing: fractions are moments."""
-        del start, stop
-        return 0.0
+        return np.zeros_like(stop - start)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Chemotherapy:
         """``chemosensitivity``, 1/day."""
         return "chemosensitivity"
 
-    @property
+    @cached_property
     def times(self) -> tuple[float, ...]:
         """Moments of the doses."""
         return _distinct([day for day, _ in self._given])
@@ -170,13 +171,12 @@ class Chemotherapy:
         del day, shape
         return 0.0
 
-    def between(self, start: float, stop: float) -> float:
+    def between(self, start: Vector, stop: Vector) -> Vector:
         """Integral of the relative concentration, days: (e^{-beta (a - t_j)} - e^{-beta (b - t_j)}) / beta, summed."""
-        given = np.asarray(self._given)
-        when, relative = given[:, 0], given[:, 1] / self.reference_dose
-        begin, end = (np.maximum(edge - when, 0.0) for edge in (start, stop))
+        when, dose = np.asarray(self._given).T
+        begin, end = (np.maximum(edge[:, None] - when, 0.0) for edge in (start, stop))
         kept = np.exp(-self.decay_rate * begin) - np.exp(-self.decay_rate * end)
-        return float((relative * kept).sum()) / self.decay_rate
+        return np.asarray(kept @ dose) / (self.reference_dose * self.decay_rate)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,6 @@ class Surgery:
             )
         return -torch.log1p(-self.resection.double())
 
-    def between(self, start: float, stop: float) -> float:
+    def between(self, start: Vector, stop: Vector) -> Vector:
         """Nothing."""
-        del start, stop
-        return 0.0
+        return np.zeros_like(stop - start)

@@ -11,7 +11,7 @@ from tests.twin.heads import WHOLE, head
 from twin import CalibrationSettings, Priors, Radiotherapy, TumourObservation
 from twin.coarse import coarsened
 from twin.coordinates import LOG_VELOCITY
-from twin.fit import fit
+from twin.fit import fit, look
 from twin.likelihood import grow as simulate
 from twin.results import Posterior
 from twin.scene import Scene, Tissue, boundary_sd_mm
@@ -101,7 +101,8 @@ def test_the_search_ends_on_the_fine_grid_from_where_the_coarse_one_led(fine):
     mean, covariance = fine.coordinates.prior(Priors(), boundary_sd_mm(SETTINGS, (SPACING,) * 3))
     told = []
     visits = visits_at(SPACING)
-    found = fit(fine, visits, (), Posterior(mean, covariance, fine.coordinates), told.append)
+    unknown = Posterior(mean, covariance, fine.coordinates)
+    found = fit(fine, visits, (), unknown, told.append, begun=look(fine, unknown, lambda done: None))
     assert found.coarse.likelihood.scene.spacing_mm == (3.0, 3.0, 3.0)
     assert found.fine.likelihood.scene.spacing_mm == (SPACING,) * 3
     sd = np.sqrt(np.linalg.inv(found.fine.minimum.at.hessian)[LOG_VELOCITY, LOG_VELOCITY])
@@ -115,7 +116,9 @@ def test_a_grid_that_is_coarse_already_is_fitted_once():
     visits = visits_at(3.0)
     scene = scene_at(3.0, visits)
     mean, covariance = scene.coordinates.prior(Priors(), boundary_sd_mm(SETTINGS, (3.0,) * 3))
-    found = fit(scene, visits, (), Posterior(mean, covariance, scene.coordinates), lambda done: None)
+    unknown = Posterior(mean, covariance, scene.coordinates)
+    begun = look(scene, unknown, lambda done: None)
+    found = fit(scene, visits, (), unknown, lambda done: None, begun=begun)
     assert found.fine is found.coarse
 
 
@@ -125,8 +128,8 @@ def test_a_hopeless_case_never_reaches_the_fine_grid():
     scene = scene_at(SPACING, shrinking)
     mean, covariance = scene.coordinates.prior(Priors(), boundary_sd_mm(SETTINGS, (SPACING,) * 3))
     unknown = Posterior(mean, covariance, scene.coordinates)
-    found = fit(scene, shrinking, (), unknown, lambda done: None, thorough=False)
+    found = fit(scene, shrinking, (), unknown, lambda done: None, begun=None)
     assert found.fine.minimum is found.coarse.minimum
     assert found.coarse.likelihood.scene.spacing_mm == (3.0, 3.0, 3.0)
     assert found.fine.likelihood.scene is scene
-    assert found.iterations <= SETTINGS.max_iterations
+    assert found.iterations <= 4

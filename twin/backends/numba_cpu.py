@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 from torch import Tensor
 
 from twin.backends import LAWS, Medium, Reaction, Triple
@@ -68,9 +69,9 @@ class NumbaSweeps:
         """Rows within ``reach`` of those found, and those that were visited before."""
         empty = found[:, 0] >= found[:, 1]
         low, high = np.where(empty, rows + 2, found[:, 0]), np.where(empty, 0, found[:, 1])
-        window = np.lib.stride_tricks.sliding_window_view
-        low = window(np.pad(low, reach, constant_values=rows + 2), 2 * reach + 1).min(axis=1) - reach
-        high = window(np.pad(high, reach, constant_values=0), 2 * reach + 1).max(axis=1) + reach
+        span = 2 * reach + 1
+        low = minimum_filter1d(low, span, mode="constant", cval=rows + 2) - reach
+        high = maximum_filter1d(high, span, mode="constant", cval=0) + reach
         before = self._spans
         if not self._whole:
             known = before[:, 0] < before[:, 1]
