@@ -1,9 +1,13 @@
 # OncoTwin. `make demo` and `make test` do all the set-up on a fresh machine.
 PYTHON ?= python3.11
+ENGINE ?= podman
+BASE ?= localhost/oncotwin-base:bookworm
+IMAGE ?= localhost/oncotwin:$(shell sed -n 's/^  version: //p' app.yaml)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
+.PHONY: lock wheelhouse image-base image image-run image-sizes image-check
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -12,6 +16,7 @@ help:
 	@echo "make test      linters, types, room borders and tests"
 	@echo "make test-all  the same with the slow suite"
 	@echo "make real      the application on the real cases beside the repository, where they exist"
+	@echo "make image     the MONAI Application Package; make image-run IN=… OUT=… runs it"
 	@echo "make train     train the segmentation network on simulated patients (CPU preset)"
 
 # The product's pins; holoscan looks for CUDA's runtime beside its own libraries.
@@ -62,13 +67,49 @@ test: $(VENV)/.development system-tools lint
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/.development system-tools lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not image"
 
 real: $(VENV)/.development
 	$(BIN)/python -m benchmarks.real_cases --cases ../shared/cases -o out/real
 
 train: $(VENV)/.product
 	$(BIN)/python -m training.train --preset cpu --out build/training --resume
+
+# requirements.lock is kept in the repository; make lock after a change of requirements.txt.
+lock: $(VENV)/.product
+	$(BIN)/python -m container.lock requirements.txt -o requirements.lock
+
+wheelhouse: $(VENV)/.product
+	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r requirements.lock -d build/wheelhouse
+
+# Debian bookworm with Python 3.11 and nothing else, from this machine's own package sources; as root.
+image-base:
+	mkdir -p build
+	mmdebstrap --quiet --variant=essential --include=python3,python3-venv,libstdc++6,libgomp1 \
+	  --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+	  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+	  --customize-hook='rm -rf "$$1"/etc/apt/sources.list "$$1"/etc/apt/sources.list.d/* "$$1"/var/lib/apt/lists/*' \
+	  bookworm build/base.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
+	$(ENGINE) import -q build/base.tar $(BASE)
+
+image: wheelhouse
+	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
+	$(ENGINE) build --network none --build-arg BASE=$(BASE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) -t $(IMAGE) .
+
+# Never as root: root's own folders are handed to uid 1000.
+image-run:
+	@test -d "$(IN)" -a -n "$(OUT)" || { echo "make image-run IN=FOLDER_OF_DICOM OUT=RESULTS"; exit 2; }
+	@mkdir -p "$(OUT)"
+	@user=$$(id -u):$$(id -g); if [ "$$(id -u)" = 0 ]; then user=1000:1000; chown 1000:1000 "$(OUT)"; fi; \
+	$(ENGINE) run --rm --network none --read-only --tmpfs /tmp:rw,size=512m --user $$user --cap-drop all \
+	  --security-opt no-new-privileges --memory 8g --pids-limit 512 \
+	  -v "$(abspath $(IN))":/var/holoscan/input:ro -v "$(abspath $(OUT))":/var/holoscan/output:rw $(IMAGE)
+
+image-sizes:
+	@$(ENGINE) run --rm --network none --entrypoint python $(IMAGE) -m container.sizes
+
+image-check: $(VENV)/.development
+	$(BIN)/python -m pytest -m image tests/container
 
 clean:
 	rm -rf $(DEMO) out build

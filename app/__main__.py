@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -53,6 +54,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=environment.get("HOLOSCAN_CONFIG_PATH", ROOT / "app.yaml"),
         help="settings (default: the app.yaml shipped)",
     )
+    parser.add_argument(
+        "--progress",
+        choices=("text", "json"),
+        default=environment.get("ONCOTWIN_PROGRESS", "text"),
+        help="form of the lines on the error output (default: text)",
+    )
     parser.add_argument("--nifti", action="store_true", help="also write every mask and map as NIfTI")
     options = parser.parse_args(arguments)
     for name in ("input", "output"):
@@ -64,20 +71,37 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def show_progress() -> None:
-    """Print the ``oncotwin`` log to stderr with the seconds since the start."""
-    started = time.monotonic()
+class ProgressFormatter(logging.Formatter):
+    """Lines of progress and failure with the seconds since the start, as text or as one JSON object each."""
 
-    class ElapsedFormatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return f"[{time.monotonic() - started:6.1f} s] {record.getMessage()}"
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self._form = form
+        self._started = time.monotonic()
 
+    def format(self, record: logging.LogRecord) -> str:
+        elapsed = time.monotonic() - self._started
+        details: dict[str, object] = getattr(record, "failure", {})
+        if self._form == "json":
+            event = "failure" if details else "progress"
+            line = {"event": event, "elapsed_s": round(elapsed, 1), "message": record.getMessage(), **details}
+            return json.dumps(line, ensure_ascii=False)
+        if details:
+            return f"oncotwin: {record.getMessage()}" + (
+                f" [{details['reason']}]" if "reason" in details else ""
+            )
+        return f"[{elapsed:6.1f} s] {record.getMessage()}"
+
+
+def show_progress(form: str) -> logging.Logger:
+    """Print the ``oncotwin`` log to stderr; returns that log."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(ElapsedFormatter())
+    handler.setFormatter(ProgressFormatter(form))
     logger = logging.getLogger("oncotwin")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    return logger
 
 
 def silence_libraries() -> None:
@@ -91,16 +115,16 @@ def silence_libraries() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the application; returns the exit code."""
     options = parse_arguments(arguments)
-    show_progress()
+    log = show_progress(options.progress)
     silence_libraries()
-    logging.getLogger("oncotwin").info("starting")
+    log.info("starting")
 
     from app.settings import SettingsError, load_settings
 
     try:
         settings = load_settings(options.config)
     except SettingsError as error:
-        print(f"oncotwin: {error}", file=sys.stderr)
+        log.error("%s", error, extra={"failure": {"exit_code": 2}})
         return 2
 
     # Heavy: torch, MONAI and Holoscan. After the cheap checks, so that a typing error is told at once.
@@ -115,7 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
         failure = as_failure(error)
         if failure is None:
             raise
-        print(f"oncotwin: {failure.sentence} [{failure.reason}]", file=sys.stderr)
+        details = {"exit_code": int(failure.exit_code), "reason": failure.reason}
+        log.error("%s", failure.sentence, extra={"failure": details})
         return int(failure.exit_code)
     print(summary_of(options.output))
     return 0

@@ -25,10 +25,14 @@ class _Section(BaseModel):
 
 
 class ApplicationSection(_Section):
-    """What the packager needs to know; ``version`` is the version of the product."""
+    """What the packager needs to know; ``version`` is the version of the product.
+
+    ``timeout``: seconds a run in the container may take, 0 for no limit.
+    """
 
     title: str
     version: str
+    timeout: Annotated[int, Field(ge=0)] = 0
     input_formats: list[str] = Field(alias="input-formats")
     output_formats: list[str] = Field(alias="output-formats")
 

@@ -13,6 +13,8 @@ from types import TracebackType
 from imaging.errors import ImagingError, Reason
 
 _PREFIX = ".partial-"
+# Appears last: whoever sees it sees a whole output, even after a power cut between two renames.
+_LAST = "result.json"
 
 
 def require_free_folder(output: Path) -> None:
@@ -93,7 +95,7 @@ class StagedFolder:
             _flush(entry)
         moved: list[Path] = []
         try:
-            for entry in sorted(self.path.iterdir()):
+            for entry in sorted(self.path.iterdir(), key=lambda entry: (entry.name == _LAST, entry.name)):
                 target = self._output / entry.name
                 entry.rename(target)
                 moved.append(target)

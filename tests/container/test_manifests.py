@@ -1,0 +1,55 @@
+"""Manifests, Dockerfile and lock say the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from holoscan_cli.packager.manifest_files import ApplicationManifest, PackageManifest
+
+from app.settings import load_settings
+from container import manifests
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = load_settings(ROOT / "app.yaml")
+
+
+def test_same_keys_as_the_packager() -> None:
+    assert manifests.application_manifest(SETTINGS).keys() == ApplicationManifest().data.keys()
+    assert manifests.package_manifest(SETTINGS, ROOT / "models").keys() == PackageManifest().data.keys()
+
+
+def test_command_line_writes_them(tmp_path: Path) -> None:
+    assert (
+        manifests.main([str(ROOT / "app.yaml"), "--models", str(ROOT / "models"), "-o", str(tmp_path)]) == 0
+    )
+    application = json.loads((tmp_path / "holoscan" / "app.json").read_text())
+    package = json.loads((tmp_path / "holoscan" / "pkg.json").read_text())
+    assert json.loads(application["command"]) == manifests.COMMAND
+    assert application["version"] == package["version"] == SETTINGS.application.version
+    assert application["timeout"] > 0
+    assert package["models"] == {"oncotwin_brats": "/opt/holoscan/models/oncotwin_brats"}
+    assert package["resources"]["memory"] == "8Gi"
+    assert json.loads((tmp_path / "monai" / "app.json").read_text())["command"] == manifests.COMMAND
+
+
+def test_dockerfile_repeats_the_environment_and_the_command() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    environment = dict(re.findall(r"(HOLOSCAN_\w+)=(\S+)", dockerfile))
+    assert environment == manifests.ENVIRONMENT
+    entry_point = re.search(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)
+    assert entry_point is not None
+    assert json.loads(entry_point[1]) == manifests.COMMAND
+
+
+def test_lock_holds_every_pin_with_a_hash() -> None:
+    locked = dict(
+        re.fullmatch(r"(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}", line).groups()  # type: ignore[union-attr]
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert pins
+    for name, version in pins:
+        assert locked[name.lower()].split("+")[0] == version, f"{name}: run make lock"
