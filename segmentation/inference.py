@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from segmentation.postprocess import (
     set_background,
 )
 from segmentation.resources import available_bytes, has_native_bfloat16, pick_device
-from segmentation.transforms import head_mask, normalise, normalise_nonzero
+from segmentation.transforms import exact_background, head_mask, normalise, normalise_nonzero
 
 log = logging.getLogger("oncotwin.segmentation")
 
@@ -34,6 +34,7 @@ BOX_MARGIN = 4  # voxels kept around the head
 _BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 _WINDOW = 96
 _VARIANTS = (1, 2, 8)
+_STRIPPED = 0.7  # share of brain above which images count as stripped; it is less than half of a head
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class TumourSegmenter:
         Answers to average: 1; 2, with the images mirrored left-right, so that no side is preferred; or 8, these at
         four places of the network's raster of 8 voxels.
     second_pass
-        Normalise intensities again inside the brain that the first pass has found, where the model finds one.
+        Normalise intensities again inside the brain that the first pass has found, where the model finds one and the
+        images hold much else: intensities of images stripped of their skull are the brain's already.
     bfloat16
         Compute in bfloat16; None: where the device has it in hardware.
     memory_bytes
@@ -175,7 +177,8 @@ class TumourSegmenter:
         region = brain_mask
         if found is not None and region is None and found.any():
             region = found
-            if self.second_pass and self.description.normalisation == "head":
+            again = self.second_pass and self.description.normalisation == "head"
+            if again and not _is_stripped(images.values(), found):
                 probabilities, labels, found = self._pass(images, found, shape)
         if region is not None:
             outside = ~region.bool()
@@ -276,6 +279,12 @@ class TumourSegmenter:
         if self.description.head == "regions":
             return outputs.sigmoid()
         return torch.cat([outputs[:, :4].softmax(1), outputs[:, 4:].sigmoid()], dim=1)
+
+
+def _is_stripped(images: Iterable[Tensor], brain: Tensor) -> bool:
+    """Whether the images are exactly empty almost everywhere but in the brain, (I, J, K) each."""
+    filled = torch.stack([~exact_background(image) for image in images]).any(0)
+    return bool(brain.sum() > _STRIPPED * filled.sum())
 
 
 def _ways(variants: int) -> list[tuple[bool, int]]:

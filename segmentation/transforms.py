@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 _SAMPLE = 200_000  # voxels looked at for quantiles; more changes them by less than the noise
@@ -26,7 +27,15 @@ def _sample(values: Tensor) -> Tensor:
     return values[:: max(1, values.numel() // _SAMPLE)]
 
 
-def foreground_statistics(image: Tensor, region: Tensor | None = None) -> tuple[float, float, float]:
+def _without_edge(kept: Tensor) -> Tensor:
+    """A bool mask (I, J, K) less the voxels that touch what it leaves out; the image's border is no edge."""
+    left_out = functional.max_pool3d((~kept).float()[None, None], 3, stride=1, padding=1)[0, 0]
+    return left_out == 0
+
+
+def foreground_statistics(
+    image: Tensor, region: Tensor | None = None, *, resampled: bool = False
+) -> tuple[float, float, float]:
     """Mean and standard deviation of the head, and the intensity of "dark".
 
     Air is told from the head by a tenth of the span between the darkest and the brightest voxels, so scaling or
@@ -39,13 +48,20 @@ def foreground_statistics(image: Tensor, region: Tensor | None = None) -> tuple[
         float32 (I, J, K).
     region
         bool (I, J, K): take the statistics here only, for instance in the brain.
+    resampled
+        Leave out voxels next to exact background: interpolation mixes both there, in a tenth of a stripped brain, and
+        what is mixed is darker than anything in the head.
 
     Returns
     -------
     tuple of float
         (mean, standard deviation, dark); the standard deviation is 0 if there is nothing but one value.
     """
-    kept = ~exact_background(image) if region is None else region
+    kept = ~exact_background(image)
+    if resampled:
+        kept = _without_edge(kept)
+    if region is not None:
+        kept &= region
     values = _sample(image[kept])
     if values.numel() < 2:
         return 0.0, 0.0, 0.0
@@ -82,7 +98,7 @@ def normalise(image: Tensor, region: Tensor | None = None) -> Tensor:
     Tensor
         float32 (I, J, K) in [-5, 5].
     """
-    return apply_statistics(image, foreground_statistics(image, region))
+    return apply_statistics(image, foreground_statistics(image, region, resampled=True))
 
 
 def normalise_nonzero(image: Tensor) -> Tensor:

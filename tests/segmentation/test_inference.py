@@ -238,6 +238,7 @@ def test_second_pass_normalises_inside_the_brain_found(images: Images) -> None:
         out = _with_brain(x)
         background = x[0, 1, 0, 0, 0]
         out[0, 4][x[0, 1] == background] = -9
+        out[0, 4, :12] = out[0, 4, 28:] = -9
         return out
 
     segmenter = TumourSegmenter(
@@ -247,11 +248,23 @@ def test_second_pass_normalises_inside_the_brain_found(images: Images) -> None:
         role: torch.where(torch.arange(40).view(40, 1, 1) < 10, 5 * im, im) for role, im in images.items()
     }
     segmenter(bright)
-    ball = images["t1ce"][10:30] > 0
-    # The second crop holds the brain found (10 to 30) and a margin of 4 voxels.
-    first = abs(float(seen[0][0, 1, 10:30, :36, :30][ball].mean()))
-    second = abs(float(seen[1][0, 1, 4:24, :36, :30][ball].mean()))
+    ball = images["t1ce"][12:28] > 0
+    # The second crop holds the brain found (12 to 28) and a margin of 4 voxels.
+    first = abs(float(seen[0][0, 1, 12:28, :36, :30][ball].mean()))
+    second = abs(float(seen[1][0, 1, 4:20, :36, :30][ball].mean()))
     assert second < 0.1 < 0.3 < first
+
+
+def test_images_stripped_of_their_skull_need_no_second_pass(images: Images) -> None:
+    calls: list[Tensor] = []
+
+    def logits(x: Tensor) -> Tensor:
+        calls.append(x)
+        return torch.full((1, 5, *x.shape[2:]), 9.0)
+
+    description = _description(brain_output=True, normalisation="head")
+    TumourSegmenter(description, Fixed(logits), torch.device("cpu"), variants=1)(images)
+    assert len(calls) == 1
 
 
 def test_small_components_leave_the_probabilities_too(images: Images) -> None:

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmentation.transforms import exact_background, head_mask, normalise, normalise_nonzero
+from segmentation.transforms import (
+    exact_background,
+    foreground_statistics,
+    head_mask,
+    normalise,
+    normalise_nonzero,
+)
 
 
 def _brain(background: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,3 +80,22 @@ def test_head_mask_ignores_missing_contrasts() -> None:
     mask = head_mask(torch.stack([normalise(image), torch.zeros_like(image)]))
     assert not (mask & ~inside).any()
     assert float((mask & inside).sum() / inside.sum()) > 0.95
+
+
+def test_resampling_a_stripped_brain_moves_nothing() -> None:
+    """Half a voxel's shift mixes brain and exact background on every face: neither level, spread nor "dark" follow."""
+    image, inside = _brain()
+    moved = image.clone()
+    for axis in range(3):
+        moved = 0.5 * (moved + moved.roll(1, axis))
+    smooth = torch.where(inside, moved, torch.tensor(0.0))  # the same texture, without the mixed voxels
+    assert foreground_statistics(moved, resampled=True) == pytest.approx(
+        foreground_statistics(smooth, resampled=True), rel=0.05
+    )
+    assert foreground_statistics(moved)[1] > 1.5 * foreground_statistics(moved, resampled=True)[1]
+
+
+def test_exact_background_in_a_region_does_not_count() -> None:
+    image, inside = _brain()
+    region = torch.ones_like(inside)
+    assert foreground_statistics(image, region) == foreground_statistics(image, inside)
