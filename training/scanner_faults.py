@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from monai.transforms import GibbsNoise, KSpaceSpikeNoise
@@ -33,12 +35,16 @@ def spoil(rng: np.random.Generator, kind: str, image: Tensor) -> Tensor:
     if kind == "motion":
         return _motion(rng, image)
     if kind == "gibbs":
-        spoiled = GibbsNoise(alpha=float(rng.uniform(0.2, 0.6)))(image[None])[0]
+        spoiled = GibbsNoise(alpha=float(rng.uniform(0.3, 0.6)))(image[None])[0]
     elif kind == "spikes":
         centre = [n // 2 for n in image.shape]
-        place = tuple(c + int(rng.integers(-c // 2, c // 2 + 1)) for c in centre)
-        # MONAI wants the spike's log-intensity; the sum over the image is that of the centre of k-space.
-        intensity = float((image.abs().sum() * rng.uniform(0.01, 0.06)).clamp(min=1e-6).log())
+        # Off the centre of k-space: a spike there would change the mean and draw no stripes.
+        distance = [int(rng.integers(c // 8 + 1, c // 2 + 1)) for c in centre]
+        place = tuple(c + d * int(rng.choice([-1, 1])) for c, d in zip(centre, distance, strict=True))
+        # MONAI wants the log of the spike's magnitude; over the number of voxels it is the height of the stripes.
+        bright = float(np.quantile(image.numpy(), 0.98))
+        height = max(bright, 1e-6) * rng.uniform(0.03, 0.15)
+        intensity = math.log(height * image.numel())
         spoiled = KSpaceSpikeNoise(loc=(0, *place), k_intensity=intensity)(image[None])[0]
     else:
         raise ValueError(f"no scanner fault is called {kind!r}")

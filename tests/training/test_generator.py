@@ -135,13 +135,17 @@ def test_vessels_and_dura_are_bright_after_contrast_agent() -> None:
         assert outer_signal(rng, tissue)[1, VESSEL] >= tissue[1].max()
 
 
+@pytest.mark.parametrize("seed", [0, 3, 10])
 @pytest.mark.parametrize("kind", ["gibbs", "spikes", "motion"])
-def test_scanner_faults_change_the_image_but_keep_its_level(kind: str) -> None:
-    image = random_head(np.random.default_rng(4)).tissue[2] + 0.1
-    spoiled = spoil(np.random.default_rng(0), kind, image)
+def test_scanner_faults_can_be_seen_but_keep_the_level(kind: str, seed: int) -> None:
+    """In and next to the white matter, of signal 1: air, six sevenths of the volume, would dilute every change."""
+    white = random_head(np.random.default_rng(4)).tissue[2]
+    image = white + 0.1
+    spoiled = spoil(np.random.default_rng(seed), kind, image)
     assert spoiled.shape == image.shape and bool(torch.isfinite(spoiled).all())
-    assert 0.005 < float((spoiled - image).abs().mean()) < 0.3
-    assert float(spoiled.mean()) == pytest.approx(float(image.mean()), rel=0.5)
+    imaged = torch.from_numpy(ndimage.binary_dilation((white > 0.05).numpy()))
+    assert 0.007 < float((spoiled - image).abs()[imaged].mean()) < 0.3
+    assert float(spoiled[imaged].mean()) == pytest.approx(float(image[imaged].mean()), rel=0.02)
 
 
 @pytest.mark.parametrize("law", [fisher_kpp, two_species, ellipsoid])
