@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -16,6 +17,7 @@ from imaging.catalog import Series, Visit
 from imaging.errors import ImagingError, Reason
 from imaging.geometry import Geometry, Volume
 from imaging.labels import TumourLabel
+from imaging.multiresolution import single_thread
 from imaging.reader import read_volume
 from imaging.registration import RigidRegistration, register_rigid
 from imaging.roles import ROLES, Role
@@ -144,15 +146,20 @@ def prepare_visit(
     progress(f"reading {len(chosen)} series")
     images = {role: read_volume(chosen[role]) for role in ROLES if role in chosen}
     reference = images[reference_role]
-    registrations: dict[Role, RigidRegistration] = {}
-    for role, image in images.items():
-        if role != reference_role:
-            progress(f"registering {role} to {reference_role}")
-            registrations[role] = register_rigid(reference, image, purpose="series", seed=seed)
-    registration = None
-    if first is not None:
-        progress("registering to the first visit")
-        registration = register_rigid(first.reference, reference, purpose="visit", seed=seed)
+    others = [role for role in images if role != reference_role]
+    with single_thread(), ThreadPoolExecutor() as pool:
+        if others:
+            progress(f"registering {', '.join(others)} to {reference_role}")
+        aligning = {
+            role: pool.submit(register_rigid, reference, images[role], purpose="series", seed=seed)
+            for role in others
+        }
+        follow = None
+        if first is not None:
+            progress("registering to the first visit")
+            follow = pool.submit(register_rigid, first.reference, reference, purpose="visit", seed=seed)
+        registrations = {role: aligned.result() for role, aligned in aligning.items()}
+        registration = None if follow is None else follow.result()
     return PreparedVisit(
         date=visit.date,
         day=0.0 if first is None else (visit.date - first.date).total_seconds() / 86400,
