@@ -73,7 +73,8 @@ real: $(VENV)/.development
 	$(BIN)/python -m benchmarks.real_cases --cases ../shared/cases -o out/real
 
 train: $(VENV)/.product
-	$(BIN)/python -m training.train --preset cpu --out build/training --resume
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
+	$(BIN)/python -m training.train --preset cpu --out build/training $(if $(wildcard build/training/checkpoint.pt),--resume)
 
 # requirements.lock is kept in the repository; make lock after a change of requirements.txt.
 lock: $(VENV)/.product

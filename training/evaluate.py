@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot
+from torch import Tensor
 
 from imaging.geometry import Volume
 from segmentation.__main__ import on_grid, segment
 from segmentation.bundle import ROLES, find_bundle
-from segmentation.inference import TumourSegmenter
+from segmentation.inference import SegmentationResult, TumourSegmenter
 from training.contrasts import random_contrast, render
 from training.generator import grow_case
 from training.held_out import held_out_cases
@@ -28,7 +29,13 @@ from training.losses import REGIONS
 from training.scores import Score, score, summary
 
 HELD_OUT_SEED = 9_000_000
-SUBSETS: dict[str, tuple[str, ...]] = {"all four": ROLES, "T1CE and FLAIR": ("t1ce", "flair")}
+HEALTHY_EVERY = 5
+SUBSETS: dict[str, tuple[str, ...]] = {
+    "all four": ROLES,
+    "without T1": ("t1ce", "t2", "flair"),
+    "without T2": ("t1", "t1ce", "flair"),
+    "T1CE and FLAIR": ("t1ce", "flair"),
+}
 
 _NAMES = {
     "reference": r"seg|otmulticlass|label",
@@ -43,25 +50,40 @@ _WITH_NON_ENHANCING = torch.tensor(
 
 
 def simulated_scores(segmenter: TumourSegmenter, count: int) -> dict[str, list[Score]]:
-    """Scores on `count` held-out simulated heads by subset of contrasts, through the same path as real images."""
-    scores: dict[str, list[Score]] = {name: [] for name in SUBSETS}
-    for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count):
-        case = grow_case(seed)
+    """Scores on `count` held-out simulated heads, every fifth without tumour, by skull and contrasts.
+
+    Each is imaged with its skull and without; the stripped ones are segmented by every subset of contrasts.
+    """
+    names = ["all four, with skull", *(f"{name}, stripped" for name in SUBSETS)]
+    scores: dict[str, list[Score]] = {name: [] for name in names}
+    for number in range(count):
+        seed = HELD_OUT_SEED + number
+        healthy = number % HEALTHY_EVERY == HEALTHY_EVERY - 1
+        case = grow_case(seed, healthy_rate=float(healthy))
         rng = np.random.default_rng([seed, 3])
-        images = render(rng, random_contrast(rng), case)
-        for name, roles in SUBSETS.items():
-            result = segmenter({role: images[ROLES.index(role)] for role in roles})
-            scores[name].append(
-                score(
-                    result.labels,
-                    case.labels,
-                    (segmenter.description.spacing_mm,) * 3,
-                    uncertainty=result.uncertainty,
-                    probability=1 - result.probabilities[0],
-                    brain_mask=result.brain_mask,
-                )
+        contrast, noise = random_contrast(rng), rng.integers(1 << 32)
+        for stripped in (False, True):
+            images = render(
+                np.random.default_rng(noise), replace(contrast, stripped=stripped, strip_errors=False), case
             )
+            for name, roles in SUBSETS.items() if stripped else [("all four", ROLES)]:
+                result = segmenter({role: images[ROLES.index(role)] for role in roles})
+                spacing = (segmenter.description.spacing_mm,) * 3
+                one = _score(result, case.labels, spacing)
+                scores[f"{name}, {'stripped' if stripped else 'with skull'}"].append(one)
+        print(f"simulated head {number}: {_line(one)}", flush=True)
     return scores
+
+
+def _score(result: SegmentationResult, reference: Tensor, spacing: tuple[float, float, float]) -> Score:
+    return score(
+        result.labels,
+        reference,
+        spacing,
+        uncertainty=result.uncertainty,
+        probability=1 - result.probabilities[0],
+        brain_mask=result.brain_mask,
+    )
 
 
 def held_out_scores(segmenter: TumourSegmenter, count: int, roles: Sequence[str]) -> list[Score]:
@@ -73,14 +95,7 @@ def held_out_scores(segmenter: TumourSegmenter, count: int, roles: Sequence[str]
         tensors = {role: torch.from_numpy(on_grid(case.images[role], grid).array) for role in roles}
         result = segmenter(tensors)
         reference = torch.from_numpy(case.reference.resampled(grid, interpolation="nearest").array)
-        one = score(
-            result.labels,
-            reference,
-            (spacing,) * 3,
-            uncertainty=result.uncertainty,
-            probability=1 - result.probabilities[0],
-            brain_mask=result.brain_mask,
-        )
+        one = _score(result, reference, (spacing,) * 3)
         print(f"{case.name}: {_line(one)}", flush=True)
         scores.append(one)
     return scores
@@ -124,29 +139,30 @@ def _line(one: Score) -> str:
 
 
 def report_simulated(segmenter: TumourSegmenter, count: int) -> None:
-    """Print the summary over simulated heads, with all contrasts and with two."""
+    """Print the summary over simulated heads, with and without skull, by contrasts given."""
     for name, scores in simulated_scores(segmenter, count).items():
         print(summary(f"simulated, {name}", scores), flush=True)
 
 
 def report_held_out(segmenter: TumourSegmenter, count: int) -> None:
-    """Print each virtual patient and their summary."""
-    print(summary("held-out generator, all four", held_out_scores(segmenter, count, ROLES)), flush=True)
+    """Print each virtual patient and their summaries: together, with skull (the even ones) and stripped."""
+    scores = held_out_scores(segmenter, count, ROLES)
+    for name, part in (("all", scores), ("with skull", scores[::2]), ("stripped", scores[1::2])):
+        print(summary(f"held-out generator, all four, {name}", part), flush=True)
 
 
 def report_cases(segmenter: TumourSegmenter, folder: Path, pictures: Path | None) -> None:
-    """Print Dice and volumes of each real case, with all its contrasts and with T1CE and FLAIR alone."""
+    """Print scores of each real case, with all its contrasts and with every subset of `SUBSETS` that it has."""
     for case in real_cases(folder):
-        for name, roles in SUBSETS.items():
-            images = {role: case.images[role] for role in roles if role in case.images}
-            if name != "all four" and len(case.images) == len(images):
-                continue
+        available = {tuple(role for role in roles if role in case.images): None for roles in SUBSETS.values()}
+        for roles in available:
+            images = {role: case.images[role] for role in roles}
             labels = segment(images, segmenter, min_component_ml=0.1)
             predicted, reference = torch.from_numpy(labels.array), torch.from_numpy(case.reference.array)
             result = score(predicted, reference, labels.geometry.spacing)
             print(f"{case.name}, {', '.join(images)}: {_line(result)}", flush=True)
             if pictures is not None:
-                draw(case, labels, pictures / f"{case.name}-{len(images)}.png")
+                draw(case, labels, pictures / f"{case.name}-{'-'.join(images)}.png")
 
 
 def draw(case: RealCase, labels: Volume, path: Path) -> None:

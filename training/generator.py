@@ -45,10 +45,10 @@ class Example:
     brain: Tensor
 
 
-def grow_case(seed: int) -> Diseased:
-    """The case that belongs to a seed."""
+def grow_case(seed: int, *, healthy_rate: float = 0.1) -> Diseased:
+    """The case that belongs to a seed, without tumour in a share `healthy_rate` of the seeds."""
     rng = np.random.default_rng([seed, 1])
-    return add_tumours(rng, random_head(rng))
+    return add_tumours(rng, random_head(rng), healthy_rate=healthy_rate)
 
 
 def save_case(case: Diseased, path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.tensorboard import SummaryWriter
 
 from segmentation.network import build_network
 from segmentation.resources import has_native_bfloat16
@@ -109,7 +110,7 @@ class Trainer:
     pool
         Folder of simulated cases.
     out
-        Folder of ``checkpoint.pt`` (everything) and ``ema.pt`` (the averaged weights alone).
+        Folder of ``checkpoint.pt`` (everything), ``ema.pt`` (the averaged weights alone) and TensorBoard's files.
     steps
         Stop after this many steps in total, with the learning rate scheduled over them; None: by the clock.
     """
@@ -213,15 +214,17 @@ class Trainer:
     def run(self) -> list[float]:
         """Train until the steps or the minutes are used up; returns the loss of each step of this run."""
         losses: list[float] = []
+        board = SummaryWriter(self.out, purge_step=self.step + 1) if self.team.rank == 0 else None
         for stage in self.preset.stages:
             end = min(stage.until, self.until)
             if self.progress < end and not self.stopping:
-                losses += self._run_stage(stage, end)
-        if self.team.rank == 0:
+                losses += self._run_stage(stage, end, board)
+        if board is not None:
+            board.close()
             self.save()
         return losses
 
-    def _run_stage(self, stage: Stage, end: float) -> list[float]:
+    def _run_stage(self, stage: Stage, end: float, board: SummaryWriter | None) -> list[float]:
         examples = Examples(
             self.pool,
             seed=self.preset.seed,
@@ -243,6 +246,9 @@ class Trainer:
         for images, labels, brain in loader:
             waited += time.monotonic() - before
             losses.append(self.train_step(images, labels, brain))
+            if board is not None:
+                board.add_scalar("loss", losses[-1], self.step)
+                board.add_scalar("learning rate", self.learning_rate(), self.step)
             now = time.monotonic()
             self.elapsed, self.stopping = self.team.agree(self.elapsed + now - before, self.stopping)
             before = now

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segmentation.bundle import load_bundle
 from training.export import export_weights
@@ -49,6 +50,20 @@ def test_resumed_training_equals_an_uninterrupted_one(pool: Path, tmp_path: Path
     assert first + second == losses
     for key, value in whole.average.items():
         assert torch.equal(value, resumed.average[key])
+
+
+def test_tensorboard_shows_every_step_of_a_resumed_training(pool: Path, tmp_path: Path) -> None:
+    first = Trainer(SMALL, pool, tmp_path, steps=4)
+    first.until = 0.5
+    losses = first.run()
+    second = Trainer(SMALL, pool, tmp_path, steps=4)
+    second.restore()
+    losses += second.run()
+    board = EventAccumulator(str(tmp_path)).Reload()
+    shown = board.Scalars("loss")
+    assert [event.step for event in shown] == [1, 2, 3, 4]
+    assert [event.value for event in shown] == pytest.approx(losses)
+    assert all(event.value >= 0 for event in board.Scalars("learning rate"))
 
 
 def test_training_lowers_the_loss_on_one_batch(pool: Path, tmp_path: Path) -> None:
