@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: lock wheelhouse image-base image image-run image-sizes image-check
+.PHONY: gateway lock wheelhouse image-base image image-run image-sizes image-check
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test      linters, types, room borders and tests"
 	@echo "make test-all  the same with the slow suite"
 	@echo "make real      the application on the real cases beside the repository, where they exist"
+	@echo "make gateway   the PACS gateway, settings by CONFIG=gateway.yaml"
 	@echo "make image     the MONAI Application Package; make image-run IN=… OUT=… runs it"
 	@echo "make train     train the segmentation network on simulated patients (CPU preset)"
 
@@ -33,7 +34,11 @@ $(VENV)/.label: requirements-label.txt $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps monailabel==0.8.5
 	touch $@
 
-$(VENV)/.development: requirements-dev.txt $(VENV)/.product $(VENV)/.label
+$(VENV)/.gateway: requirements-gateway.txt $(VENV)/.product
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-gateway.txt
+	touch $@
+
+$(VENV)/.development: requirements-dev.txt $(VENV)/.product $(VENV)/.label $(VENV)/.gateway
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -48,14 +53,19 @@ label: $(VENV)/.label
 	@test -n "$(STUDIES)" || { echo "Say where the studies are: make label STUDIES=FOLDER_OR_URL"; exit 2; }
 	$(BIN)/python -m monailabel_app --studies "$(STUDIES)"
 
-# Validators that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
+# CONFIG: settings; deploy/gateway.yaml takes C-STORE on loopback and keeps results in gateway-work.
+gateway: $(VENV)/.gateway
+	$(BIN)/python -m gateway $(if $(CONFIG),--config "$(CONFIG)") $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
+
+# Validators and archives that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
 # known here.
+TOOLS := g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils orthanc orthanc-dicomweb chromium openssl
 system-tools:
 	@command -v g++ >/dev/null && command -v dciodvfy >/dev/null && command -v dsrdump >/dev/null && command -v pdftoppm >/dev/null \
-	  && command -v java >/dev/null && test -f /usr/share/java/pixelmed.jar || \
-	  { test "$$(id -u)" = 0 || { echo "Install g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils, then run make test again."; exit 1; }; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-	      g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils; }
+	  && command -v java >/dev/null && test -f /usr/share/java/pixelmed.jar && command -v Orthanc >/dev/null \
+	  && test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v chromium >/dev/null && command -v openssl >/dev/null || \
+	  { test "$$(id -u)" = 0 || { echo "Install $(TOOLS), then run make test again."; exit 1; }; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TOOLS); }
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -1,0 +1,121 @@
+"""One attempt at a job, as a Dask worker performs it. Nothing here touches the table of jobs."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from app.engine import Outcome, RunLimits, run_application
+from gateway.examination import examine
+from gateway.folders import remove, snapshot
+from gateway.priors import fetch_priors
+from gateway.rules import takes
+from gateway.settings import PriorsSection, RuleSection
+
+IGNORED = "ignored"
+RESULTS = "results"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Everything a worker needs to know.
+
+    Parameters
+    ----------
+    study_uid : str
+        Study Instance UID.
+    inbox : pathlib.Path
+        Folder with what arrived of the study.
+    instances : tuple of str
+        Keys of the instances that belong to this version.
+    folder : pathlib.Path
+        The job's folder; ``results`` in it appears whole or not at all.
+    rules, priors, command, limits
+        From the settings.
+    """
+
+    study_uid: str
+    inbox: Path
+    instances: tuple[str, ...]
+    folder: Path
+    rules: Sequence[RuleSection]
+    priors: PriorsSection | None
+    command: tuple[str, ...]
+    limits: RunLimits
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of an attempt, and the seconds it took."""
+
+    outcome: Outcome
+    seconds: float
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether no rule takes the study."""
+        return self.outcome.reason == IGNORED
+
+
+def perform(assignment: Assignment) -> Report:
+    """Examine the study, fetch the priors, run the application; a result that is there already is kept."""
+    begun = time.monotonic()
+    try:
+        outcome = _outcome(assignment)
+    except requests.RequestException:
+        outcome = Outcome(1, "priors_unavailable", "The archive of prior studies does not answer.")
+    except FileNotFoundError:
+        outcome = Outcome(3, "files_gone", "Files of the study were deleted; send it again.")
+    except OSError as error:
+        outcome = Outcome(7, "disk", f"The work folder cannot be used ({error.strerror}).")
+    return Report(outcome, time.monotonic() - begun)
+
+
+def _outcome(assignment: Assignment) -> Outcome:
+    if (assignment.folder / RESULTS).exists():
+        return Outcome(0)
+    assignment.folder.mkdir(parents=True, exist_ok=True)
+    source = assignment.folder / "input"
+    if not source.exists():
+        refusal = _gather(assignment, source)
+        if refusal is not None:
+            return refusal
+    trial = assignment.folder / f".attempt-{secrets.token_hex(8)}"
+    outcome = run_application(assignment.command, source, trial, assignment.limits)
+    if outcome.succeeded and not (trial / "result.json").is_file():
+        outcome = Outcome(1, "no_result", "The application ended well but wrote no result.json.")
+    if outcome.succeeded:
+        try:
+            trial.rename(assignment.folder / RESULTS)
+        except (
+            OSError
+        ):  # another worker, thought to be dead, was faster: the same version, so the same result
+            if not (assignment.folder / RESULTS).exists():
+                raise
+    remove(trial)
+    return outcome
+
+
+def _gather(assignment: Assignment, source: Path) -> Outcome | None:
+    """Make the input of the job, once: later attempts run on the same files."""
+    aside = assignment.folder / f".input-{secrets.token_hex(8)}"
+    try:
+        snapshot(assignment.inbox, assignment.instances, aside / "study")
+        study = examine(aside / "study", assignment.limits.memory_gb)
+        if isinstance(study, Outcome):
+            return study
+        objection = takes(assignment.rules, study)
+        if objection:
+            return Outcome(3, IGNORED, f"Not for us: {objection}.")
+        if assignment.priors is not None and assignment.priors.max_studies:
+            (aside / "priors").mkdir()
+            fetch_priors(assignment.priors, assignment.study_uid, study, aside / "priors")
+        aside.rename(source)
+        return None
+    finally:
+        remove(aside)

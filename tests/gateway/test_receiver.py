@@ -1,0 +1,153 @@
+"""Who may send what: associations, limits, back-pressure, encryption."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+
+from gateway.audit import AuditLog
+from gateway.folders import WorkFolder, instances_in, study_uid_of
+from gateway.metrics import Metrics
+from gateway.receiver import SOURCE, Receiver, client_context
+from gateway.settings import ReceiverSection, TlsSection
+from tests.gateway.world import NAME, make_study, send, study_uid
+
+StartReceiver = Callable[..., int]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> WorkFolder:
+    return WorkFolder(tmp_path / "work")
+
+
+@pytest.fixture
+def start(folders: WorkFolder) -> Iterator[StartReceiver]:
+    running = []
+
+    def begin(pressure: str = "", **settings: Any) -> int:
+        audit = AuditLog(folders.root / "audit.jsonl")
+        section = ReceiverSection(port=0, allowed_callers=("MODALITY",), **settings)
+        receiver = Receiver(section, folders, lambda: pressure, audit, Metrics())
+        running.append(receiver)
+        return receiver.start()
+
+    yield begin
+    for receiver in running:
+        receiver.stop()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> list[Path]:
+    return make_study(tmp_path / "study", 50)
+
+
+def test_instances_are_filed_once(start: StartReceiver, folders: WorkFolder, study: list[Path]) -> None:
+    port = start()
+    assert send([*study, *study], port) == [0] * 2 * len(study)
+    (inbox,) = folders.arrived(SOURCE)
+    assert study_uid_of(inbox) == study_uid(study)
+    assert len(instances_in(inbox)) == len(study)
+    sent, filed = (
+        sorted(bytes(pydicom.dcmread(path).PixelData) for path in paths)
+        for paths in (study, inbox.glob("*.dcm"))
+    )
+    assert sent == filed
+    assert list(folders.incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("caller, called", [("STRANGER", "ONCOTWIN"), ("MODALITY", "ANYTHING")])
+def test_strangers_are_turned_away(
+    start: StartReceiver, folders: WorkFolder, study: list[Path], caller: str, called: str
+) -> None:
+    assert send(study, start(), caller=caller, called=called) == []
+    assert folders.arrived(SOURCE) == {}
+    events = [json.loads(line) for line in (folders.root / "audit.jsonl").read_text().splitlines()]
+    assert [event["EventID"]["csd-code"] for event in events] == ["110113"]
+
+
+@pytest.mark.parametrize(
+    "limits, taken",
+    [
+        ({"max_instances_per_study": 3}, 3),
+        ({"max_instance_mb": 0.0001}, 0),
+        ({"instances_per_second": 0.4}, 4),
+    ],
+)
+def test_limits(start: StartReceiver, study: list[Path], limits: dict[str, float], taken: int) -> None:
+    assert send(study, start(**limits)) == [0] * taken + [0xA700] * (len(study) - taken)
+
+
+def test_back_pressure(start: StartReceiver, folders: WorkFolder, study: list[Path]) -> None:
+    assert set(send(study, start(pressure="the disk is full"))) == {0xA700}
+    assert folders.arrived(SOURCE) == {}
+
+
+@pytest.mark.parametrize("uid", ["../../etc/passwd", "1.2.3/../../x", "", "=1+1", "1.2.\u0000"])
+def test_a_study_uid_is_no_path(
+    start: StartReceiver, folders: WorkFolder, study: list[Path], uid: str
+) -> None:
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(study[0])
+        dataset.StudyInstanceUID = uid
+        dataset.save_as(study[0])
+        assert send([study[0]], start()) == [0xC000]
+    assert folders.arrived(SOURCE) == {}
+
+
+def test_silent_callers_are_not_waited_for(start: StartReceiver, study: list[Path]) -> None:
+    """Ten callers that open a connection and say nothing do not keep the eleventh out."""
+    import socket
+
+    port = start(max_associations=3, idle_timeout_seconds=1)
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    try:
+        for connection in silent:
+            connection.settimeout(10)
+            assert connection.recv(1024) == b""
+        assert set(send(study, port)) == {0}
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_nothing_of_the_patient_is_told(
+    start: StartReceiver, folders: WorkFolder, study: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    dataset = pydicom.dcmread(study[0])
+    dataset.StudyInstanceUID = generate_uid()
+    dataset.save_as(study[0])
+    send(study, start(max_instances_per_study=3))
+    captured = capfd.readouterr()
+    told = (folders.root / "audit.jsonl").read_text() + captured.out + captured.err
+    assert NAME.split("^")[0] not in told
+    assert "PAT-50" not in told
+
+
+def test_tls(start: StartReceiver, study: list[Path], tmp_path: Path) -> None:
+    """With TLS, a caller without a certificate of the authority gets nowhere."""
+    pems = _certificates(tmp_path / "pki")
+    port = start(tls=TlsSection(**pems))
+    assert send(study, port) == []
+    stranger = TlsSection(**_certificates(tmp_path / "others"))
+    assert send(study, port, tls=(client_context(stranger), None)) == []
+    assert set(send(study, port, tls=(client_context(TlsSection(**pems)), None))) == {0}
+
+
+def _certificates(folder: Path) -> dict[str, Path]:
+    """An authority of our own and one certificate signed by it."""
+    folder.mkdir()
+    commands = (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
+        "req -newkey rsa:2048 -nodes -keyout node.key -out node.csr -subj /CN=node",
+        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out node.pem -days 2",
+    )
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return {"certificate": folder / "node.pem", "key": folder / "node.key", "authority": folder / "ca.pem"}
