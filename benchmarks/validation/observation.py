@@ -68,14 +68,14 @@ def segment(
     for name in ("core", "whole"):
         logit, slope = getattr(levels, name), getattr(levels, f"{name}_slope")
         moved = getattr(segmenter, f"{name}_offset_mm") + noise.whole_mm * generator.standard_normal()
-        field = _correlated(logit.shape, noise.length_mm / spacing, generator) * noise.local_mm
+        field = correlated(logit.shape, noise.length_mm / spacing, generator) * noise.local_mm
         density = expit(logit + slope * (moved + field))
         density = density + noise.density * generator.standard_normal(logit.shape)
         masks[name] = torch.from_numpy(density > getattr(segmenter, name))
     return TumourObservation(day, masks["core"] & masks["whole"], masks["whole"])
 
 
-def _correlated(
+def correlated(
     shape: tuple[int, ...], length: float, generator: np.random.Generator
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Gaussian field of unit variance with the correlation exp(-r^2 / (2 length^2)), r in voxels."""

@@ -9,7 +9,7 @@ from scipy.special import expit
 from benchmarks.validation import stencils
 from benchmarks.validation.anatomy import fibres, head
 from benchmarks.validation.levels import Levels
-from benchmarks.validation.observation import Noise, Segmenter, _correlated, deformed, displaced, segment
+from benchmarks.validation.observation import Noise, Segmenter, correlated, deformed, displaced, segment
 from benchmarks.validation.truth import (
     InModel,
     Treatment,
@@ -151,7 +151,7 @@ def ball() -> Levels:
 
 
 def test_correlated_field_has_unit_variance_and_its_correlation():
-    field = np.stack([_correlated((48, 48, 48), 2.5, np.random.default_rng(n)) for n in range(4)])
+    field = np.stack([correlated((48, 48, 48), 2.5, np.random.default_rng(n)) for n in range(4)])
     assert field.std() == pytest.approx(1.0, abs=0.1)
     lag = (field[:, 3:] * field[:, :-3]).mean() / field.var()
     assert lag == pytest.approx(math.exp(-(3**2) / (2 * 2.5**2)), abs=0.08)

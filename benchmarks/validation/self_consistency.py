@@ -1,0 +1,192 @@
+"""Simulation-based calibration of the twin's inference in its own model.
+
+``python -m benchmarks.validation.self_consistency --patients 200 --out out/self-consistency``
+
+Talts, Betancourt, Simpson, Vehtari and Gelman (arXiv:1804.06788): if parameters are drawn from the prior and scans
+from the likelihood, the rank of the true value among posterior draws is uniform. Here every step is the twin's own: the
+first masks are given, the tumour that they stand for has a front width, boundary shifts and local boundary errors drawn
+from the twin's laws, its own solver grows it on its own grid, and the second masks are drawn with the same errors.
+Nothing is added for a discrepancy between model and patient, so whatever bends the ranks is the inference itself:
+Laplace, importance sampling, the effective number of samples, the way masks are compared.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.validation import plots
+from benchmarks.validation.anatomy import HALF_AXES_MM
+from benchmarks.validation.observation import correlated
+from benchmarks.validation.report import device
+from benchmarks.validation.scenarios import WITHOUT_DISCREPANCY
+from benchmarks.validation.statistics import Proportion, RankTest, Vector, probability_transform, rank_test
+from benchmarks.validation.trial import tissue_maps, twin_version
+from twin import CalibrationSettings, Priors, TissueMaps, TumourObservation, calibrate
+from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
+from twin.observation import signed_distance
+from twin.priors import LogNormal
+from twin.results import Calibration
+from twin.scene import Scene, Tissue, boundary_sd_mm, starting_width
+from twin.solver import trajectory
+
+SPACING_MM = 2.0
+DAY = 60.0
+_WHOLE_RADIUS_MM, _RIM_MM = (10.0, 16.0), (3.0, 6.0)
+PRIORS = Priors(LogNormal(0.3, 0.5), LogNormal(0.025, 0.4))
+"""Fronts that the grid resolves: below a voxel the product computes on a finer one, which takes too long here."""
+QUANTITIES = ("diffusivity", "proliferation", "front_velocity")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One virtual patient: true coordinates of the twin (see :class:`twin.coordinates.Coordinates`), two visits."""
+
+    position: Vector
+    visits: tuple[TumourObservation, TumourObservation]
+
+
+def settings_for(importance_samples: int) -> CalibrationSettings:
+    """The product's settings without anything that stands for a wrong model."""
+    return CalibrationSettings(
+        importance_samples=importance_samples, check_skill=False, refine=False, **WITHOUT_DISCREPANCY
+    )
+
+
+def draw(number: int, seed: int, tissue: TissueMaps, settings: CalibrationSettings) -> Draw:
+    """Patient ``number`` from prior and likelihood."""
+    generator = np.random.default_rng([seed, number])
+    first = _first_masks(tissue, generator)
+    scene = Scene.build(Tissue.prepare(tissue, [first], settings), [first], math.inf, settings)
+    shift_sd = boundary_sd_mm(settings, tissue.spacing_mm)
+    mean, covariance = scene.coordinates.prior(PRIORS, shift_sd)
+    position = mean + np.linalg.cholesky(covariance) @ generator.standard_normal(mean.size)
+    later = shift_sd * generator.standard_normal(2)
+    local = _local(scene, settings, generator, 4)
+    where = scene.coordinates.shift(0)
+    displaced = [position[where + n] + local[n] for n in (0, 1)]
+    start = scene.density(0, starting_width(position), *displaced).to(scene.operator.dtype)
+    values = {name: torch.tensor([value]) for name, value in scene.coordinates.physical(position).items()}
+    *_, last = trajectory(scene.model, values, start[None, None], [DAY])
+    masks = [
+        _segmented(scene, last[0, 0], threshold, later[n] + local[2 + n])
+        for n, threshold in enumerate((settings.core_threshold, settings.whole_threshold))
+    ]
+    whole = [torch.zeros_like(tissue.domain) for _ in masks]
+    for mask, seen in zip(whole, masks, strict=True):
+        mask[scene.box.slices] = seen
+    return Draw(position, (first, TumourObservation(DAY, whole[0] & whole[1], whole[1])))
+
+
+def _first_masks(tissue: TissueMaps, generator: np.random.Generator) -> TumourObservation:
+    """Lobed masks around a place in white matter: what is given, not modelled."""
+    shape, spacing = tissue.domain.shape, tissue.spacing_mm[0]
+    centre = generator.uniform(-0.4, 0.4, 3) * HALF_AXES_MM + np.array([0.0, 0.0, 14.0])
+    axes = [(np.arange(n) + 0.5 - n / 2) * spacing - c for n, c in zip(shape, centre, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    distance = np.sqrt(x**2 + y**2 + z**2) + 1.5 * correlated(tuple(shape), 10.0 / spacing, generator)
+    radius, rim = generator.uniform(*_WHOLE_RADIUS_MM), generator.uniform(*_RIM_MM)
+    domain = tissue.domain
+    whole, core = (torch.from_numpy(distance < reach) & domain for reach in (radius, radius - rim))
+    return TumourObservation(0.0, core, whole)
+
+
+def _local(
+    scene: Scene, settings: CalibrationSettings, generator: np.random.Generator, count: int
+) -> list[Any]:
+    """Local displacements of boundaries, mm, of the law that forecasts give a starting boundary."""
+    shape, length = tuple(scene.operator.domain.shape), settings.boundary_correlation_mm / SPACING_MM
+    return [
+        torch.from_numpy(settings.boundary_sd_mm * correlated(shape, length, generator)) for _ in range(count)
+    ]
+
+
+def _segmented(scene: Scene, density: torch.Tensor, threshold: float, inside: torch.Tensor) -> torch.Tensor:
+    """Mask whose boundary lies ``inside`` (mm) that of a density."""
+    mask = density > threshold
+    if not bool(mask.any()):
+        return mask
+    return (signed_distance(mask, scene.spacing_mm) < -inside) & scene.operator.domain
+
+
+def ranks_of(calibration: Calibration, position: Vector, generator: np.random.Generator) -> dict[str, float]:
+    """Rank of the true values among the posterior's draws."""
+    posterior = calibration.posterior
+    draws = posterior.draws
+    if draws is None:
+        root = np.linalg.cholesky(posterior.covariance)
+        draws = posterior.mean + generator.standard_normal((1000, posterior.mean.size)) @ root.T
+    true = posterior.coordinates.physical(position[: posterior.mean.size])
+    found = posterior.coordinates.physical(draws)
+    ranks = {name: probability_transform(found[name], true[name]) for name in QUANTITIES[:2]}
+    ranks[QUANTITIES[2]] = probability_transform(draws[:, LOG_VELOCITY], position[LOG_VELOCITY])
+    return ranks
+
+
+def one(number: int, seed: int, importance_samples: int) -> dict[str, Any]:
+    """Row of one patient; a tumour that grew out of the head has none."""
+    settings, tissue = settings_for(importance_samples), tissue_maps(True, SPACING_MM)
+    drawn = draw(number, seed, tissue, settings)
+    calibration = calibrate(tissue, drawn.visits, PRIORS, settings)
+    ranks = ranks_of(calibration, drawn.position, np.random.default_rng([seed, number, 1]))
+    position, mean = drawn.position, calibration.posterior.mean
+    return {
+        "patient": number,
+        "acceptable": calibration.acceptable,
+        "verdict": calibration.verdict,
+        "khat": calibration.posterior.khat,
+        "ranks": ranks,
+        "true": [float(position[n]) for n in (LOG_VELOCITY, LOG_WIDTH, LOG_TAIL)],
+        "mean": [float(mean[n]) for n in (LOG_VELOCITY, LOG_WIDTH, LOG_TAIL)],
+        "sd": [
+            math.sqrt(calibration.posterior.covariance[n, n]) for n in (LOG_VELOCITY, LOG_WIDTH, LOG_TAIL)
+        ],
+    }
+
+
+def rank_tests(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], RankTest]]:
+    """Ranks and their test by quantity; patients whom the model was refused for have the prior as posterior."""
+    found = {name: [row["ranks"][name] for row in rows] for name in QUANTITIES}
+    return {name: (ranks, rank_test(ranks)) for name, ranks in found.items()}
+
+
+def main() -> None:
+    """Run the patients that are missing, score all."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.validation.self_consistency", description=__doc__
+    )
+    parser.add_argument("--patients", type=int, default=200)
+    parser.add_argument("--importance", type=int, default=256, help="0 scores Laplace's approximation")
+    parser.add_argument("--seed", type=int, default=20261121)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the picture")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"rows-{twin_version()}-{arguments.importance}-{arguments.seed}.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    for number in range(len(rows), arguments.patients):
+        rows.append(one(number, arguments.seed, arguments.importance))
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(rows[-1]) + "\n")
+        print(f"\r{number + 1}/{arguments.patients}", end="", flush=True)
+    scored = rank_tests(rows[: arguments.patients])
+    print()
+    for name, (ranks, test) in scored.items():
+        within = Proportion(sum(0.025 <= rank <= 0.975 for rank in ranks), len(ranks))
+        low, high = within.interval
+        print(
+            f"{name:16} n {len(ranks)}  {'inside' if test.inside else 'leaves'} the 95 % band  "
+            f"95 % interval covers {within.value:.3f} [{low:.3f}, {high:.3f}]  mean rank {np.mean(ranks):.3f}"
+        )
+    refused = sum(not row["acceptable"] for row in rows[: arguments.patients])
+    print(f"{refused} of {len(rows)} were refused; twin {twin_version()}, {device()}")
+    plots.rank_plots(scored, arguments.out / "self-consistency.png")
+
+
+if __name__ == "__main__":
+    main()
