@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: gateway lock wheelhouse image-base image image-run image-sizes image-check
+.PHONY: gateway sbom lock wheelhouse image-base image image-run image-sizes image-check
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -118,6 +118,10 @@ image-run:
 
 image-sizes:
 	@$(ENGINE) run --rm --network none --entrypoint python $(IMAGE) -m container.sizes
+
+# What the image is made of, with licences: build/sbom.cdx.json and build/licences.csv.
+sbom: $(VENV)/.development
+	$(BIN)/python -m container.sbom -o build
 
 image-check: $(VENV)/.development
 	$(BIN)/python -m pytest -m image tests/container

@@ -19,15 +19,19 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import UID
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from imaging.errors import ImagingError, Reason
 
 # What pydicom raises, depending on where a damaged file was cut.
 _PARSE_ERRORS = (
     InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError,
-    NotImplementedError, OverflowError, struct.error, zlib.error,
+    NotImplementedError, OverflowError, RecursionError, struct.error, zlib.error,
 )  # fmt: skip
+# A deflated file that grows beyond this is an attack, not an image.
+_LONGEST_INFLATED = 1 << 30
+_INFLATED_AT_ONCE = 1 << 24
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -183,6 +187,10 @@ def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
             )
         return IgnoredFile(name, "not a DICOM file")
     with tolerant_dicom():
+        if has_magic and _inflates_too_far(path, content):
+            return BrokenFile(
+                name, f"{name} grows beyond 1 GB when it is inflated; take it out of the folder."
+            )
         dataset = _parse(content, force=not has_magic)
         if dataset is None or not dataset or not _has_whole_values(dataset):
             return _broken(name, content) if has_magic else IgnoredFile(name, "not a DICOM file")
@@ -223,6 +231,23 @@ def _parse(content: bytes, *, force: bool = False, pixels: bool = True) -> FileD
         return pydicom.dcmread(BytesIO(content), force=force, stop_before_pixels=not pixels)
     except _PARSE_ERRORS:
         return None
+
+
+def _inflates_too_far(path: Path, content: bytes) -> bool:
+    """Whether a deflated dataset is longer than any image; inflated in pieces, none of which is kept."""
+    try:
+        meta = read_file_meta_info(path)
+        if text(meta, "TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return False
+        # preamble, magic word, and the element that holds the length of the meta information
+        packed = content[128 + 4 + 12 + int(meta.FileMetaInformationGroupLength) :]
+        inflater, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while packed and length <= _LONGEST_INFLATED:
+            length += len(inflater.decompress(packed, _INFLATED_AT_ONCE))
+            packed = inflater.unconsumed_tail
+    except _PARSE_ERRORS:
+        return False  # what cannot be inflated is told by the parser
+    return length > _LONGEST_INFLATED
 
 
 def _has_whole_values(dataset: Dataset) -> bool:

@@ -26,15 +26,15 @@ from tests.gateway.world import (
     wait_until,
 )
 
-VICTIMS = ("gateway", "worker", "application", "orthanc", "network")
+VICTIMS = ("gateway", "orthanc", "network", "application", "worker")
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(65, marks=pytest.mark.slow)])
 def test_nothing_is_lost_and_nothing_doubled(
     tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(kills)
-    monkeypatch.setenv("STAND_IN_SECONDS", "0.5")
+    monkeypatch.setenv("STAND_IN_SECONDS", "1")
     orthanc = Orthanc(tmp_path / "orthanc")
     orthanc.start()
     network = BreakableNetwork(orthanc.port)
@@ -70,7 +70,7 @@ def test_nothing_is_lost_and_nothing_doubled(
         for uid in uids:
             assert len(orthanc.series(uid)) == RESULTS
             assert len(orthanc.objects(uid)) == RESULTS
-        assert sum(done.values()) >= kills * 5 // 6, f"most kills hit something: {done}"
+        assert sum(done.values()) >= min(50, kills - 1), f"most kills hit something: {done}"
     finally:
         gateway.kill()
         network.close()
@@ -104,8 +104,11 @@ def _kill(
         time.sleep(chance.uniform(0.2, 2.0))
         network.mend()
     else:
-        wanted = "stand_in.py" if victim == "application" else "multiprocessing.spawn"
-        end = time.monotonic() + 10
+        # The application, or the examination that goes before it.
+        wanted = (
+            ("stand_in.py", "gateway.examination") if victim == "application" else ("multiprocessing.spawn",)
+        )
+        end = time.monotonic() + 30
         while not (found := _processes_below(gateway, wanted)):
             if time.monotonic() > end:
                 return 0  # all has been done already
@@ -117,8 +120,8 @@ def _kill(
     return 1
 
 
-def _processes_below(gateway: GatewayProcess, words: str) -> list[int]:
-    """Descendants of the gateway whose command line holds the words."""
+def _processes_below(gateway: GatewayProcess, words: tuple[str, ...]) -> list[int]:
+    """Descendants of the gateway whose command line holds one of the words."""
     assert gateway.process is not None
     found, pending = [], [gateway.process.pid]
     while pending:
@@ -129,6 +132,6 @@ def _processes_below(gateway: GatewayProcess, words: str) -> list[int]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if words in command:
+        if any(word in command for word in words):
             found.append(pid)
     return found

@@ -1,0 +1,72 @@
+"""The files of deploy/: valid, and as confined as the documents say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from app.settings import load_settings
+from container.manifests import COMMAND
+from gateway.settings import load_settings as load_gateway_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+VERSION = load_settings(ROOT / "app.yaml").application.version
+
+
+def read(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOY / name).read_text()))
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "kubernetes").glob("*.yaml")), ids=lambda path: path.name)
+def test_kubernetes_schema(path: Path) -> None:
+    kubernetes_validate.validate(yaml.safe_load(path.read_text()), "1.31", strict=True)
+
+
+def job() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    pod = read("kubernetes/job.yaml")["spec"]["template"]["spec"]
+    return pod, pod["containers"][0], pod["volumes"]
+
+
+def workflow() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    spec = read("argo/workflow.yaml")["spec"]
+    return spec, spec["templates"][0]["container"], spec["volumes"]
+
+
+@pytest.mark.parametrize("parts", [job, workflow])
+def test_confined(parts: Any) -> None:
+    pod, container, volumes = parts()
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert container["resources"]["limits"]["memory"] == "8Gi"
+    assert container["image"].endswith(f":{VERSION}")
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts["/var/holoscan/input"]["readOnly"] is True
+    assert set(mounts) == {"/var/holoscan/input", "/var/holoscan/output", "/tmp"}
+    assert {mount["name"] for mount in mounts.values()} <= {volume["name"] for volume in volumes}
+
+
+def test_the_workflow_calls_the_entry_point() -> None:
+    assert workflow()[1]["command"] == COMMAND
+
+
+def test_refusals_are_final_everywhere() -> None:
+    from app.engine import Outcome
+
+    final = [code for code in range(1, 8) if Outcome(code).is_final]
+    rules = read("kubernetes/job.yaml")["spec"]["podFailurePolicy"]["rules"]
+    assert rules[0]["onExitCodes"]["values"] == final
+
+
+def test_shipped_gateway_settings() -> None:
+    settings = load_gateway_settings(DEPLOY / "gateway.yaml")
+    assert settings.receiver is not None
+    assert {settings.receiver.host, settings.status.host} == {"127.0.0.1"}
