@@ -49,14 +49,14 @@ _WITH_NON_ENHANCING = torch.tensor(
 )  # BRATS 2013: 3 non-enhancing, 4 enhancing
 
 
-def simulated_scores(segmenter: TumourSegmenter, count: int) -> dict[str, list[Score]]:
+def simulated_scores(segmenter: TumourSegmenter, count: int, first: int = 0) -> dict[str, list[Score]]:
     """Scores on `count` held-out simulated heads, every fifth without tumour, by skull and contrasts.
 
     Each is imaged with its skull and without; the stripped ones are segmented by every subset of contrasts.
     """
     names = ["all four, with skull", *(f"{name}, stripped" for name in SUBSETS)]
     scores: dict[str, list[Score]] = {name: [] for name in names}
-    for number in range(count):
+    for number in range(first, first + count):
         seed = HELD_OUT_SEED + number
         healthy = number % HEALTHY_EVERY == HEALTHY_EVERY - 1
         case = grow_case(seed, healthy_rate=float(healthy))
@@ -86,11 +86,13 @@ def _score(result: SegmentationResult, reference: Tensor, spacing: tuple[float, 
     )
 
 
-def held_out_scores(segmenter: TumourSegmenter, count: int, roles: Sequence[str]) -> list[Score]:
-    """Scores on `count` virtual patients on the network's grid, without registration as they need none."""
+def held_out_scores(
+    segmenter: TumourSegmenter, count: int, roles: Sequence[str], first: int = 0
+) -> list[Score]:
+    """Scores on virtual patients first .. first + count - 1 on the network's grid; they need no registration."""
     spacing = segmenter.description.spacing_mm
     scores = []
-    for case in held_out_cases(count):
+    for case in held_out_cases(count, first):
         grid = case.images["t1ce"].geometry.axis_aligned_cover(spacing)
         tensors = {role: torch.from_numpy(on_grid(case.images[role], grid).array) for role in roles}
         result = segmenter(tensors)
@@ -138,16 +140,17 @@ def _line(one: Score) -> str:
     )
 
 
-def report_simulated(segmenter: TumourSegmenter, count: int) -> None:
+def report_simulated(segmenter: TumourSegmenter, count: int, first: int) -> None:
     """Print the summary over simulated heads, with and without skull, by contrasts given."""
-    for name, scores in simulated_scores(segmenter, count).items():
+    for name, scores in simulated_scores(segmenter, count, first).items():
         print(summary(f"simulated, {name}", scores), flush=True)
 
 
-def report_held_out(segmenter: TumourSegmenter, count: int) -> None:
+def report_held_out(segmenter: TumourSegmenter, count: int, first: int) -> None:
     """Print each virtual patient and their summaries: together, with skull (the even ones) and stripped."""
-    scores = held_out_scores(segmenter, count, ROLES)
-    for name, part in (("all", scores), ("with skull", scores[::2]), ("stripped", scores[1::2])):
+    scores = held_out_scores(segmenter, count, ROLES, first)
+    even, odd = scores[first % 2 :: 2], scores[1 - first % 2 :: 2]
+    for name, part in (("all", scores), ("with skull", even), ("stripped", odd)):
         print(summary(f"held-out generator, all four, {name}", part), flush=True)
 
 
@@ -204,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--held-out", type=int, default=0, metavar="N", help="score N patients of another generator"
     )
+    parser.add_argument("--first", type=int, default=0, help="number of the first simulated head or patient")
     parser.add_argument("--variants", type=int, default=2, help="answers to average: 1, 2 or 8")
     parser.add_argument("--cases", type=Path, help="folder of real cases with a reference")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the real cases")
@@ -213,9 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find_bundle(options.models), device=options.device, variants=options.variants
     )
     if options.simulated:
-        report_simulated(segmenter, options.simulated)
+        report_simulated(segmenter, options.simulated, options.first)
     if options.held_out:
-        report_held_out(segmenter, options.held_out)
+        report_held_out(segmenter, options.held_out, options.first)
     if options.cases is not None:
         report_cases(segmenter, options.cases, options.pictures)
     return 0

@@ -62,9 +62,9 @@ def settings_of(number: int) -> PhantomSettings:
     )
 
 
-def held_out_cases(count: int) -> Iterator[HeldOutCase]:
-    """`count` virtual patients, made one after the other in a temporary folder."""
-    for number in range(count):
+def held_out_cases(count: int, first: int = 0) -> Iterator[HeldOutCase]:
+    """Virtual patients first .. first + count - 1, made one after the other in a temporary folder."""
+    for number in range(first, first + count):
         settings = settings_of(number)
         with tempfile.TemporaryDirectory() as folder:
             truth = make_phantom(Path(folder), settings)
