@@ -56,34 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     token = _read_token(options.token_file) if options.token_file else None
     if options.token_file and not token:
         return _refuse(f"{options.token_file} cannot be read or its first line is empty.")
-    temporary = Path(tempfile.mkdtemp(prefix="oncotwin-label-"))
-    # Uploads are told from paths by lying here; subprocesses inherit it.
-    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
-    try:
-        return _serve(options, remote, token)
-    finally:
-        stop_children()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _serve(options: argparse.Namespace, remote: bool, token: str | None) -> int:
-    _keep_quiet()
     studies = options.studies.rstrip("/") if remote else str(Path(options.studies).resolve())
     conf = {"models": str(options.models.resolve()), "config": str(options.config.resolve())}
     if options.state:
         conf["state"] = str(options.state.resolve())
-    # Training runs in a subprocess that finds the application by these alone.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    os.environ["MONAI_LABEL_APP_DIR"] = str(APP_FOLDER)
-    os.environ["MONAI_LABEL_STUDIES"] = studies
-    os.environ["MONAI_LABEL_APP_CONF"] = json.dumps(conf)
-    os.environ["MONAI_LABEL_SERVER_PORT"] = str(options.port)
 
-    # Heavy: torch, MONAI and MONAI Label. After the cheap checks, so that a typing error is told at once.
-    import uvicorn
-
+    # Heavy: torch and MONAI. After the cheap checks, so that a typing error is told at once.
     from monailabel_app.configuration import ConfigurationError, read_configuration
-    from monailabel_app.server import web_application
     from segmentation.bundle import find_bundle
     from segmentation.errors import ModelError
 
@@ -92,6 +71,32 @@ def _serve(options: argparse.Namespace, remote: bool, token: str | None) -> int:
         find_bundle(options.models)
     except (ConfigurationError, ModelError) as error:
         return _refuse(str(error))
+    temporary = Path(tempfile.mkdtemp(prefix="oncotwin-label-"))
+    try:
+        _serve(options, studies, conf, token, temporary)
+    finally:
+        stop_children()
+        shutil.rmtree(temporary, ignore_errors=True)
+    return 0
+
+
+def _serve(
+    options: argparse.Namespace, studies: str, conf: dict[str, str], token: str | None, temporary: Path
+) -> None:
+    _keep_quiet()
+    # Uploads are told from paths by lying here; subprocesses inherit it.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    # Training runs in a subprocess that finds the application by these alone.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["MONAI_LABEL_APP_DIR"] = str(APP_FOLDER)
+    os.environ["MONAI_LABEL_STUDIES"] = studies
+    os.environ["MONAI_LABEL_APP_CONF"] = json.dumps(conf)
+    os.environ["MONAI_LABEL_SERVER_PORT"] = str(options.port)
+
+    import uvicorn
+
+    from monailabel_app.server import web_application
+
     application = web_application(options.max_upload_mb * 2**20, token)
     print(f"OncoTwin Label on http://{options.host}:{options.port}/", file=sys.stderr)
     uvicorn.run(
@@ -102,7 +107,6 @@ def _serve(options: argparse.Namespace, remote: bool, token: str | None) -> int:
         access_log=False,
         log_level="warning",
     )
-    return 0
 
 
 def stop_children() -> None:

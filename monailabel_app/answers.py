@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from imaging.geometry import Volume
 
 _KEPT = 16
-Click = tuple[str, bool, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click on the displayed image.
+
+    Parameters
+    ----------
+    segment : str
+        "NCR", "ED" or "ET".
+    include : bool
+        Whether the voxel belongs to the segment.
+    voxel : tuple of int
+        Its index.
+    """
+
+    segment: str
+    include: bool
+    voxel: tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +39,16 @@ class Answer:
         uint8 tumour labels on the grid of the visit's reference image.
     from_network : bool
         Whether it began as the network's answer.
-    clicks : frozenset
-        Clicks already in it: segment, include or exclude, voxel.
+    clicks : tuple of Click
+        Those that are in it, in the order they were done.
+    before_clicks : Volume or None
+        The mask without them; None when there are none.
     """
 
     labels: Volume
     from_network: bool
-    clicks: frozenset[Click] = field(default_factory=frozenset)
+    clicks: tuple[Click, ...] = ()
+    before_clicks: Volume | None = None
 
 
 class Answers:

@@ -64,6 +64,17 @@ class Cases:
         self._prepared.move_to_end(digest)
         return replace(visit, correction=drawing_on(examination, visit.reference.geometry))
 
+    def drawing(self, examination: Examination) -> Correction | None:
+        """The newest drawing of the visit on the grid of its reference image; None when nobody drew.
+
+        Raises
+        ------
+        ImagingError
+            If it cannot be used.
+        """
+        grid = examination.reference.geometry
+        return None if grid is None else drawing_on(examination, grid)
+
     def network_inputs(
         self, examination: Examination, spacing_mm: float
     ) -> tuple[dict[Role, Tensor], Geometry]:

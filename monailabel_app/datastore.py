@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from imaging.geometry import Volume
 from imaging.reader import read_volume
-from monailabel_app.cases import drawing_on
+from monailabel_app.cases import Cases
 from monailabel_app.label_files import write_labels
 from monailabel_app.label_values import WIRE_VALUES, to_wire
 from monailabel_app.opened import OpenedCases
@@ -26,6 +26,8 @@ class ExaminationDatastore(Datastore):
     ----------
     studies : Studies
         Where examinations come from.
+    cases : Cases
+        Reads drawings.
     saving : Saving
         Takes drawings.
     opened : OpenedCases
@@ -34,8 +36,11 @@ class ExaminationDatastore(Datastore):
         Folder for files on their way to a viewer; emptied when the server stops.
     """
 
-    def __init__(self, studies: Studies, saving: Saving, opened: OpenedCases, temporary: Path) -> None:
+    def __init__(
+        self, studies: Studies, cases: Cases, saving: Saving, opened: OpenedCases, temporary: Path
+    ) -> None:
         self._studies = studies
+        self._cases = cases
         self._saving = saving
         self._opened = opened
         self._temporary = temporary
@@ -103,8 +108,7 @@ class ExaminationDatastore(Datastore):
         """Path of the newest drawing as a label map with the viewers' values; a label's id is its image's."""
         key = self._studies.find(label_id)
         examination = self._studies.examination(key)
-        grid = examination.reference.geometry
-        drawn = None if grid is None else drawing_on(examination, grid)
+        drawn = self._cases.drawing(examination)
         if drawn is None:
             raise Refusal("Nobody has drawn on this examination.", status=404)
         made = write_labels(Volume(to_wire(drawn.labels.array), drawn.labels.geometry), ".nii.gz")
@@ -134,8 +138,9 @@ class ExaminationDatastore(Datastore):
         return [{"image": key, "label": key} for key in self.get_labeled_images()]
 
     def status(self) -> dict[str, Any]:
-        drawn = len(self._studies.labelled())
-        return {"total": len(self._studies.keys()), "completed": drawn, "label_tags": {"final": drawn}}
+        keys, drawn = self._studies.keys(), self._studies.labelled()
+        completed = sum(key in drawn for key in keys)
+        return {"total": len(keys), "completed": completed, "label_tags": {"final": completed}}
 
     def json(self) -> dict[str, Any]:
         """All entries as Slicer's plugin reads them: it loads the label tagged original when it opens a case."""

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from monailabel_app.answers import Answers
+from monailabel_app.archive import Archive, ArchivedStudies
 from monailabel_app.cases import Cases
+from monailabel_app.click_task import ClickTask
 from monailabel_app.configuration import Configuration, read_configuration
 from monailabel_app.datastore import SINGLE_VOLUME, ExaminationDatastore
+from monailabel_app.growth import Growth
 from monailabel_app.label_values import WIRE_VALUES
 from monailabel_app.models import Models
 from monailabel_app.network import Network
 from monailabel_app.opened import OpenedCases
 from monailabel_app.refusal import DATA_ERRORS, Refusal, as_refusal
-from monailabel_app.sampling import FinishedCase, RandomCase
+from monailabel_app.sampling import FinishedCase, MostTelling, RandomCase
 from monailabel_app.saving import Saving
+from monailabel_app.scoring import Scores, scoring_methods
+from monailabel_app.scribble_task import ScribbleTask
 from monailabel_app.studies import FolderStudies, Studies
 from monailabel_app.tasks import Server, TaskRequest
+from monailabel_app.training_task import FineTuningTask
 from monailabel_app.tumour_task import NetworkTask, TumourTask
+from monailabel_app.twin_tasks import ForecastTask, TwinCheckTask
+from monailabel_app.uncertainty_task import UncertaintyTask
 from monailabel_app.upstream import MONAILabelApp
 
 log = logging.getLogger("oncotwin.label")
@@ -39,6 +47,8 @@ class OncoTwinLabel(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.configuration = read_configuration(studies, conf)
         self.server = build_server(self.configuration)
+        self._growth = Growth(self.server)
+        self._scores = Scores(self.configuration.state / "scores.json")
         super().__init__(
             app_dir,
             studies,
@@ -60,15 +70,66 @@ class OncoTwinLabel(MONAILabelApp):
             self.configuration.state / "kept",
             self.configuration.version,
         )
-        return ExaminationDatastore(server.studies, saving, server.opened, Path(tempfile.mkdtemp()))
+        temporary = Path(tempfile.mkdtemp())
+        return ExaminationDatastore(server.studies, server.cases, saving, server.opened, temporary)
 
     def init_infers(self) -> dict[str, Any]:
         # Slicer runs the first one by itself when it opens a case.
-        return {"tumour": TumourTask(self.server), "network": NetworkTask(self.server)}
+        return {
+            "tumour": TumourTask(self.server),
+            "network": NetworkTask(self.server),
+            "clicks": ClickTask(self.server),
+            "scribbles": ScribbleTask(self.server),
+            "uncertainty": UncertaintyTask(self.server),
+            "forecast": ForecastTask(self.server, self._growth),
+            "twin_check": TwinCheckTask(self.server, self._growth),
+        }
+
+    def init_trainers(self) -> dict[str, Any]:
+        return {"network": FineTuningTask(self.server)}
+
+    def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Train a model, in the subprocess that MONAI Label started for it."""
+        self._require_subprocess()
+        task = self._trainers.get(request.get("model"))
+        if task is None:
+            raise Refusal(f"There is no trainer {request.get('model')!r} here.", status=404)
+        done: dict[str, Any] = task(
+            {"epochs": request["epochs"]} if "epochs" in request else {}, self._datastore
+        )
+        return done
+
+    def scoring(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Score cases, in the subprocess that MONAI Label started for it."""
+        self._require_subprocess()
+        method = self._scoring_methods.get(request.get("method"))
+        if method is None:
+            raise Refusal(f"There is no scoring method {request.get('method')!r} here.", status=404)
+        done: dict[str, Any] = method({}, self._datastore)
+        return done
+
+    def _require_subprocess(self) -> None:
+        """In the server itself this would keep everybody waiting."""
+        if self._server_mode:
+            raise Refusal("Training and scoring run beside the server; leave out run_sync.")
 
     def init_strategies(self) -> dict[str, Any]:
-        opened = self.server.opened
-        return {"random": RandomCase(opened), "finished": FinishedCase(opened)}
+        opened, models = self.server.opened, self.server.models
+
+        def scores(method: str) -> Callable[[], Mapping[str, float]]:
+            return lambda: self._scores.of(method, models.identity.sha256)
+
+        return {
+            "random": RandomCase(opened),
+            "epistemic": MostTelling(
+                opened, scores("epistemic"), "The case on which the network is least stable"
+            ),
+            "twin": MostTelling(opened, scores("twin"), "The case on which network and twin disagree most"),
+            "finished": FinishedCase(opened),
+        }
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        return scoring_methods(self.server, self._growth, self._scores)
 
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Run a task; only the examination, the client and what the task declares reach it."""
@@ -79,12 +140,13 @@ class OncoTwinLabel(MONAILabelApp):
         if request.get("session") or not isinstance(image, str) or not image:
             raise Refusal(SINGLE_VOLUME)
         with _refusing():
-            key = self.server.studies.find(image)
+            examination = self.server.studies.examination(self.server.studies.find(image))
             checked = TaskRequest(
-                examination=self.server.studies.examination(key),
+                examination=examination,
                 client=str(request.get("client_id") or ""),
                 parameters={name: request[name] for name in task.parameters if name in request},
                 mask=_uploaded(request.get("label")),
+                shown=next((series for series in examination.visit.series if series.uid == image), None),
             )
             file, said = task(checked)
         return {"label": file, "tag": "original", "file": file, "params": said}
@@ -121,9 +183,15 @@ def build_server(configuration: Configuration) -> Server:
     """Everything the tasks work with."""
     state = configuration.state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    studies: Studies = FolderStudies(
-        Path(configuration.studies), configuration.visit_gap_hours, configuration.rules
-    )
+    studies: Studies
+    if configuration.is_remote:
+        archive = Archive.at(configuration.studies)
+        studies = ArchivedStudies(
+            archive, state / "archive", state / "kept", configuration.visit_gap_hours, configuration.rules
+        )
+    else:
+        folder = Path(configuration.studies)
+        studies = FolderStudies(folder, configuration.visit_gap_hours, configuration.rules)
     cases = Cases(state / "images", configuration.seed)
     models = Models(state / "models", configuration.models, configuration.device)
     return Server(

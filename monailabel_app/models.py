@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from imaging.report_content import ModelIdentity
 from segmentation.bundle import find_bundle
 from segmentation.inference import TumourSegmenter
 
-POINTER = "current.json"
+CURRENT = "current"
+"""Name of the link to the published bundle in use."""
 
 
 class Models:
@@ -19,7 +21,7 @@ class Models:
     Parameters
     ----------
     folder : pathlib.Path
-        Published bundles, one folder each, and ``current.json`` that names the newest.
+        Published bundles, one folder each, and the link ``current`` to the one in use.
     shipped : pathlib.Path
         Bundle, or folder of one, to use until something is published.
     device : str
@@ -33,15 +35,6 @@ class Models:
         self._loaded: tuple[Path, TumourSegmenter] | None = None
 
     @property
-    def published(self) -> dict[str, Any]:
-        """Content of ``current.json``: ``bundle`` (folder name) and what was measured; empty before the first."""
-        path = self.folder / POINTER
-        if not path.is_file():
-            return {}
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-
-    @property
     def bundle(self) -> Path:
         """Folder of the bundle in use.
 
@@ -50,8 +43,8 @@ class Models:
         ModelError
             If there is none.
         """
-        name = self.published.get("bundle")
-        return self.folder / str(name) if name else find_bundle(self._shipped)
+        current = self.folder / CURRENT
+        return current.resolve() if current.exists() else find_bundle(self._shipped)
 
     @property
     def segmenter(self) -> TumourSegmenter:
@@ -72,3 +65,17 @@ class Models:
         """Name, version and digest of the model in use."""
         described = self.segmenter.description
         return ModelIdentity(described.name, described.version, described.sha256)
+
+    @property
+    def validation(self) -> dict[str, Any]:
+        """What was measured when the model in use was published; empty for one that was not published here."""
+        metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        measured: dict[str, Any] = metadata.get("oncotwin", {}).get("label_validation", {})
+        return measured
+
+    def use(self, bundle: Path) -> None:
+        """Make a bundle in ``folder`` the one in use, for this server and whoever follows the link."""
+        link = self.folder / f".{CURRENT}.part"
+        link.unlink(missing_ok=True)
+        link.symlink_to(bundle.name)
+        os.replace(link, self.folder / CURRENT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from monailabel_app.opened import OpenedCases
@@ -21,6 +21,28 @@ class RandomCase(Strategy):
         open_cases = datastore.get_unlabeled_images()
         free = undisturbed(open_cases, request, self._opened)
         return {"id": random.choice(free)} if free else None
+
+
+class MostTelling(Strategy):
+    """The case without a drawing that scored highest; by chance while none of them has a score."""
+
+    def __init__(
+        self, opened: OpenedCases, scores: Callable[[], Mapping[str, float]], description: str
+    ) -> None:
+        super().__init__(description)
+        self._opened = opened
+        self._scores = scores
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        free = undisturbed(datastore.get_unlabeled_images(), request, self._opened)
+        if not free:
+            return None
+        scores = self._scores()
+        scored = [key for key in free if key in scores]
+        if not scored:
+            return {"id": random.choice(free), "note": "Chosen by chance: nothing has been scored yet."}
+        best = max(scored, key=lambda key: scores[key])
+        return {"id": best, "score": scores[best]}
 
 
 class FinishedCase(Strategy):

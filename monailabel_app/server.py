@@ -35,8 +35,28 @@ def web_application(max_upload_bytes: int, token: str | None) -> Application:
         for route in upstream_asgi.router.routes
         if not str(getattr(route, "path", "")).startswith(_NOT_OFFERED)
     ]
-    application: Application = SizeLimit(upstream_asgi, max_upload_bytes)
+    # Its only middleware lets every web page that is open in the user's browser drive the server; OHIF comes from the
+    # server itself and needs none. (The setting for other origins cannot be used: subprocesses fail on it.)
+    upstream_asgi.user_middleware.clear()
+    application: Application = SizeLimit(ReadOnlyProxy(upstream_asgi), max_upload_bytes)
     return SharedToken(application, token) if token else application
+
+
+class ReadOnlyProxy:
+    """Lets viewers read from the archive through this server, and nothing else.
+
+    The proxy would pass on any method, and a path with ".." would leave the archive's DICOMweb for its other services.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = str(scope.get("path", ""))
+        if path.startswith("/proxy/") and (scope["method"] != "GET" or ".." in path.split("/")):
+            await _answer(send, 405, "Through this server the archive can only be read.")
+            return
+        await self._application(scope, receive, send)
 
 
 class SizeLimit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from imaging.errors import ImagingError, Reason
 from imaging.preparation import REFERENCE_ORDER
 from imaging.role_selection import RoleRule, RoleSelection, propose_roles
 from imaging.series import Series
-from monailabel_app.refusal import Refusal
+from monailabel_app.refusal import Refusal, as_refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +53,22 @@ class Examination:
     @property
     def drawing(self) -> Annotation | None:
         """The newest drawing of the tumour in its studies; None when nobody drew."""
-        drawn = self.visit.annotations
-        return max(drawn, key=lambda one: (one.created is not None, one.created), default=None)
+        return max(self.visit.annotations, key=_created, default=None)
 
     @property
     def token(self) -> str:
         """Changes whenever somebody saves a drawing, wherever; empty while there is none."""
         drawn = self.drawing
         return "" if drawn is None else drawn.sop_instance_uid
+
+    def number_among_siblings(self, rules: Sequence[RoleRule]) -> int:
+        """How many earlier visits of the patient can be worked with."""
+        return [one.number for one in siblings(self, rules)].index(self.number)
+
+
+def siblings(examination: Examination, rules: Sequence[RoleRule]) -> list[Examination]:
+    """All visits of the same patient that have a contrast, in the order of time."""
+    return list(examinations([examination.catalog], rules))
 
 
 class Studies(Protocol):
@@ -145,7 +154,7 @@ class FolderStudies:
             self._by_key = {one.key: one for one in examinations(inventory.patients, self._rules)}
         except ImagingError as error:
             if error.reason is not Reason.EMPTY_INPUT:
-                raise
+                raise as_refusal(error) from error
         self._seen = seen
 
 
@@ -203,6 +212,10 @@ def place(source: Path, target: Path) -> None:
 def common_folder(visit: Visit) -> Path:
     """Deepest folder that holds every image of a visit."""
     return Path(os.path.commonpath([str(file.parent) for series in visit.series for file in series.files]))
+
+
+def _created(drawing: Annotation) -> datetime:
+    return datetime.min if drawing.created is None else drawing.created.replace(tzinfo=None)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:

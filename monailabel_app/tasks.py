@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from imaging.geometry import Volume
+from imaging.series import Series
 from monailabel_app.answers import Answers
 from monailabel_app.cases import Cases
 from monailabel_app.configuration import Configuration
+from monailabel_app.display import Display
 from monailabel_app.label_files import write_labels
 from monailabel_app.models import Models
 from monailabel_app.network import Network
@@ -48,12 +50,15 @@ class TaskRequest:
         What the task understands; nothing that names a path or device.
     mask : pathlib.Path or None
         Label map that came with it.
+    shown : Series or None
+        Series of the visit that the viewer shows, where it named one.
     """
 
     examination: Examination
     client: str
     parameters: Mapping[str, Any]
     mask: Path | None
+    shown: Series | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +114,17 @@ class CaseTask(InferTask):
         """Path of the answer's label map, and its JSON."""
         try:
             answer = self.answer(request)
+            labels = answer.labels
+            if request.shown is not None and request.shown.uid != request.examination.reference.uid:
+                labels = self.display(request).labels(labels)
         except DATA_ERRORS as error:
             raise as_refusal(error) from error
         said = {"label_names": dict(answer.names), **answer.said}
-        return str(write_labels(answer.labels)), said
+        return str(write_labels(labels)), said
+
+    def display(self, request: TaskRequest) -> Display:
+        """Where the viewer's voxels lie."""
+        return Display.of(self.server.cases.prepared(request.examination), request.shown)
 
     @abstractmethod
     def answer(self, request: TaskRequest) -> TaskAnswer:

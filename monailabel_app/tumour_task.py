@@ -9,7 +9,7 @@ import numpy as np
 from imaging.geometry import Volume
 from imaging.labels import volumes_ml
 from monailabel_app.answers import Answer
-from monailabel_app.cases import drawing_on, labels_of
+from monailabel_app.cases import labels_of
 from monailabel_app.label_values import WIRE_VALUES, to_wire
 from monailabel_app.tasks import CaseTask, Server, TaskAnswer, TaskRequest
 from monailabel_app.upstream import InferType
@@ -31,8 +31,7 @@ class TumourTask(CaseTask):
         )
 
     def answer(self, request: TaskRequest) -> TaskAnswer:
-        grid = request.examination.reference.geometry
-        drawn = None if grid is None else drawing_on(request.examination, grid)
+        drawn = self.server.cases.drawing(request.examination)
         if drawn is None:
             return network_answer(self.server, request)
         # What is shown is the newest drawing, so saving over it is no accident.

@@ -29,8 +29,6 @@ _DEFAULTS = {
     "MONAI_LABEL_TASKS_BATCH_INFER": "false",
     "MONAI_LABEL_SESSIONS": "false",
     "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}',
-    # Empty would mean every origin: any page open in the user's browser could then drive the server.
-    "MONAI_LABEL_CORS_ORIGINS": '["http://127.0.0.1"]',
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_SECONDS = 180
+_START_SECONDS = 600
 
 
 @dataclass

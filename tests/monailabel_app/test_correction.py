@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
+import psutil
 import pydicom
 import pytest
 import requests
@@ -15,50 +17,16 @@ from imaging.catalog import read_catalog
 from imaging.preparation import prepare_visit
 from imaging.role_selection import select_roles
 from tests.imaging.writers.validators import dciodvfy_errors
+from tests.monailabel_app.reader import INFER, Reader
 from tests.monailabel_app.served import RunningServer
-from tests.monailabel_app.slicer import export_segments, import_answer, load_volume, ohif_segments
+from tests.monailabel_app.slicer import (
+    export_scribbles,
+    export_segments,
+    import_answer,
+    load_volume,
+    ohif_segments,
+)
 from training.phantom import PhantomTruth
-
-INFER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
-
-
-class Reader:
-    """A person at Slicer.
-
-    Parameters
-    ----------
-    slicer : module
-        Of the client.
-    server : RunningServer
-        What it talks to.
-    folder : pathlib.Path
-        Of its own: client and server on one machine would otherwise write the same temporary files.
-    """
-
-    def __init__(self, slicer: ModuleType, server: RunningServer, folder: Path, name: str) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder, self.url = folder, server.url
-        self.failure = slicer.MONAILabelClientException
-        self.client = slicer.MONAILabelClient(server.url, tmpdir=str(folder), client_id=name)
-
-    def open(self, strategy: str) -> tuple[str, Path]:
-        """Next Sample: the id, and the volume that Slicer downloads and shows."""
-        sample = self.client.next_sample(strategy, {})
-        path = self.folder / sample["name"]
-        answer = requests.get(f"{self.url}/datastore/image", params={"image": sample["id"]}, timeout=60)
-        path.write_bytes(answer.content)
-        return sample["id"], path
-
-    def run(self, model: str, key: str, **params: Any) -> tuple[Path, dict[str, Any]]:
-        """Run a model, as the plugin does."""
-        file, said = self.client.infer(model, key, {**INFER, **params})
-        return Path(file), said
-
-    def submit(self, key: str, volume: Path, segments: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Submit Label."""
-        file, info = export_segments(segments, volume, self.folder / "submitted.nii.gz")
-        answer: dict[str, Any] = self.client.save_label(key, str(file), params={"label_info": info})
-        return answer
 
 
 @pytest.fixture
@@ -249,6 +217,13 @@ def test_requests_cannot_name_paths_or_devices(reader: Reader, tmp_path: Path, s
         assert requests.get(f"{reader.url}{path}", timeout=60).status_code in (404, 405)
 
 
+def test_other_web_pages_cannot_drive_the_server(reader: Reader) -> None:
+    answer = requests.get(f"{reader.url}/info/", headers={"Origin": "http://elsewhere.example"}, timeout=60)
+    assert "access-control-allow-origin" not in answer.headers
+    asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    assert requests.options(f"{reader.url}/infer/tumour", headers=asked, timeout=60).status_code == 405
+
+
 def test_nothing_about_the_patient_is_in_the_log(server: RunningServer, phantom: PhantomTruth) -> None:
     log = server.log.read_text()
     identity = phantom.settings.patient
@@ -257,3 +232,87 @@ def test_nothing_about_the_patient_is_in_the_log(server: RunningServer, phantom:
 
 def _keys(reader: Reader) -> list[str]:
     return list(requests.get(f"{reader.url}/datastore/?output=all", timeout=60).json()["objects"])
+
+
+def test_clicks_refine_the_drawing_that_is_there(
+    reader: Reader, phantom: PhantomTruth, studies: Path
+) -> None:
+    """Exclude, then include, as the panel for clicks sends them: in voxels of the volume that was downloaded."""
+    key, volume = reader.open("finished")
+    _, image = load_volume(volume)
+    truth = true_segments(phantom, studies, key)
+    reader.submit(key, volume, truth)
+    spacing = np.array(image.GetSpacing())
+    voxel = np.argwhere(truth["ET"])[0]
+    far = np.linalg.norm((np.moveaxis(np.indices(truth["ET"].shape), 0, -1) - voxel) * spacing, axis=-1) > 19
+    file, said = reader.run("clicks", key, label="ET", foreground=[], background=[voxel.tolist()])
+    (name,) = said["label_names"]
+    excluded = import_answer(file, said, ["ET"])["ET"]
+    assert name == "ET" and not excluded[tuple(voxel)]
+    assert excluded.sum() < truth["ET"].sum() and np.array_equal(excluded[far], truth["ET"][far])
+    file, said = reader.run("clicks", key, label="ET", foreground=[], background=[])
+    assert np.array_equal(import_answer(file, said, ["ET"])["ET"], truth["ET"]), (
+        "a click taken back is undone"
+    )
+    for wrong in (
+        {"label": "background"},
+        {"label": "ET", "foreground": [[999, 0, 0]]},
+        {"label": "ET", "foreground": 3},
+    ):
+        with pytest.raises(reader.failure, match="400"):
+            reader.run("clicks", key, **wrong)
+
+
+def test_scribbles_keep_manual_edits(reader: Reader, phantom: PhantomTruth, studies: Path) -> None:
+    key, volume = reader.open("finished")
+    truth = true_segments(phantom, studies, key)
+    by_hand = np.zeros_like(truth["ED"])
+    by_hand[2:5, 2:5, 2:5] = True
+    shown = {**truth, "ED": truth["ED"] | by_hand}
+    inside = np.zeros_like(by_hand)
+    inside[tuple(np.argwhere(truth["ET"])[0])] = True
+    outside = np.zeros_like(by_hand)
+    outside[tuple(np.argwhere(truth["ED"])[-1])] = True
+    file, info = export_scribbles(
+        {**shown, "background_scribbles": outside, "foreground_scribbles": inside},
+        volume,
+        reader.folder / "scribbles.nii.gz",
+    )
+    answer, said = reader.client.infer(
+        "scribbles", key, {**INFER, "label_info": info, "selected_label_name": "ED", "roi": []}, str(file)
+    )
+    edema = import_answer(Path(answer), said, ["ED"])["ED"]
+    assert edema[by_hand].all(), "what was painted by hand far away is still there"
+    assert edema[inside].all() and not edema[outside].any()
+    with pytest.raises(reader.failure, match="no scribbles"):
+        empty, info = export_scribbles(shown, volume, reader.folder / "none.nii.gz")
+        reader.client.infer("scribbles", key, {"label_info": info, "selected_label_name": "ED"}, str(empty))
+
+
+def test_uncertainty_comes_as_bands_that_cannot_be_submitted(reader: Reader) -> None:
+    key, volume = reader.open("finished")
+    file, said = reader.run("uncertainty", key)
+    bands = import_answer(file, said)
+    assert list(bands) == ["UNSURE somewhat", "UNSURE very"]
+    assert 0 <= said["uncertainty"] <= 1
+    bands["UNSURE very"][5:9, 5:9, 5:9] = True
+    with pytest.raises(reader.failure, match="remove that segment"):
+        reader.submit(key, volume, bands)
+
+
+def test_stopping_the_server_stops_training_and_leaves_nothing_half_written(
+    reader: Reader, server: RunningServer, studies: Path, state: Path
+) -> None:
+    """Runs last: the module's server is gone afterwards."""
+    reader.client.train_start("network", {"epochs": 400})
+    running = psutil.Process(server.process.pid)
+    until = time.monotonic() + 60
+    while not running.children() and time.monotonic() < until:
+        time.sleep(0.2)
+    children = running.children(recursive=True)
+    assert children, "training runs in a process of its own"
+    assert server.stop() == 0
+    assert not [child for child in children if child.is_running() and child.status() != "zombie"]
+    left = [path for folder in (studies, state) for path in folder.rglob("*") if ".part" in path.name]
+    assert left == []
+    json.loads((state / "opened.json").read_text())

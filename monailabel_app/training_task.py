@@ -1,0 +1,175 @@
+"""Training from drawings: a new version of the bundle, published only when it is better on drawings it has not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from monailabel_app.fine_tuning import Plan, fine_tuned, mean_dice
+from monailabel_app.refusal import Refusal
+from monailabel_app.tasks import Server
+from monailabel_app.training_cases import drawn_cases, split
+from monailabel_app.upstream import Datastore, TrainTask
+from segmentation.bundle import load_bundle
+from segmentation.inference import TumourSegmenter
+
+log = logging.getLogger("oncotwin.label")
+
+_MOST_EPOCHS = 500
+
+
+class FineTuningTask(TrainTask):
+    """Fine-tunes the model in use on all drawings, in a process of its own.
+
+    Parameters
+    ----------
+    server : Server
+        What it works with.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__("Fine-tune on the drawings; published only if better on cases kept for validation")
+        self._server = server
+
+    def config(self) -> dict[str, Any]:
+        return {"epochs": Plan.epochs}
+
+    def stats(self) -> dict[str, Any]:
+        """What Slicer shows: ``best_metric`` is the validation Dice of the model in use."""
+        measured = self._server.models.validation
+        return {"best_metric": measured["dice"], **measured} if measured else {}
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train; the answer says what was measured and whether it was published.
+
+        Raises
+        ------
+        Refusal
+            If there are fewer than two drawings or the model's form cannot be trained here.
+        """
+        exit_with_parent()
+        epochs = request.get("epochs", Plan.epochs)
+        if not isinstance(epochs, int) or not 1 <= epochs <= _MOST_EPOCHS:
+            raise Refusal(f"epochs must be a whole number from 1 to {_MOST_EPOCHS}.")
+        return train(self._server, Plan(epochs=epochs))
+
+
+def train(server: Server, plan: Plan) -> dict[str, Any]:
+    """Fine-tune the model in use on all drawings and publish what came out if it is better.
+
+    Returns
+    -------
+    dict
+        ``published``, ``dice`` (of the new weights as stored), ``dice_before``, ``validation``, ``cases``.
+
+    Raises
+    ------
+    Refusal
+        See :class:`FineTuningTask`.
+    """
+    labelled = server.studies.labelled()
+    drawn = [server.studies.examination(key) for key in server.studies.keys() if key in labelled]
+    learning, checking, validation = split(drawn)
+    if not learning:
+        raise Refusal(
+            "Training needs drawings of at least two examinations: one to learn from, one to check on."
+        )
+    bundle = server.models.bundle
+    description, network = load_bundle(bundle)
+    if description.head != "labels":
+        raise Refusal(
+            f"Model {description.name} has no label outputs; only models of that form are trained here."
+        )
+    lessons = drawn_cases(server, learning, description.spacing_mm)
+    checks = drawn_cases(server, checking, description.spacing_mm)
+
+    def measure(candidate: nn.Module) -> float:
+        device = server.models.segmenter.device
+        segmenter = TumourSegmenter(description, candidate, device, variants=1)
+        return mean_dice(segmenter, checks, server.configuration.min_component_ml)
+
+    log.info("training on %d drawings, validating on %d", len(lessons), len(checks))
+    before = measure(network)
+    found = fine_tuned(description, network, lessons, plan, measure)
+    measured = {
+        "dice_before": round(before, 4),
+        "validation": validation,
+        "cases": len(lessons),
+        "validation_cases": len(checks),
+    }
+    candidate = _stored(server, bundle, found, measured)
+    # What counts is the bundle as it will be loaded, in half precision.
+    after = measure(load_bundle(candidate)[1])
+    if after <= before:
+        shutil.rmtree(candidate)
+        log.info("not published: validation Dice %.3f, before %.3f", after, before)
+        return {"published": False, "dice": round(after, 4), **measured}
+    _note_dice(candidate, after)
+    final = candidate.with_name(candidate.name.removeprefix(".part-"))
+    candidate.rename(final)
+    server.models.use(final)
+    log.info("published %s: validation Dice %.3f, before %.3f", final.name, after, before)
+    return {"published": True, "bundle": final.name, "dice": round(after, 4), **measured}
+
+
+def exit_with_parent() -> None:
+    """End this process when the server that started it has gone, even if it was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stored(server: Server, bundle: Path, network: nn.Module, measured: Mapping[str, Any]) -> Path:
+    """A copy of a bundle with other weights and the next version, under a name that nobody takes for a bundle yet."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    base = str(metadata["version"]).split("+label.")[0]
+    server.models.folder.mkdir(parents=True, exist_ok=True)
+    for left in server.models.folder.glob(".part-*"):
+        shutil.rmtree(left)
+    number = 1 + max(
+        (int(path.name.rsplit(".", 1)[1]) for path in server.models.folder.glob("*+label.*")), default=0
+    )
+    version = f"{base}+label.{number}"
+    target = server.models.folder / f".part-oncotwin-{version}"
+    shutil.copytree(bundle, target)
+    weights = target / "models" / "model.safetensors"
+    for old in weights.parent.iterdir():
+        old.unlink()
+    half = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in network.state_dict().items()
+    }
+    save_file(half, weights)
+    metadata["version"] = version
+    ours = metadata.setdefault("oncotwin", {})
+    ours["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    ours["label_validation"] = dict(measured)
+    _write_metadata(target, metadata)
+    return target
+
+
+def _note_dice(bundle: Path, dice: float) -> None:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata["oncotwin"]["label_validation"]["dice"] = round(dice, 4)
+    _write_metadata(bundle, metadata)
+
+
+def _write_metadata(bundle: Path, metadata: Mapping[str, Any]) -> None:
+    text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
+    (bundle / "configs" / "metadata.json").write_text(text, encoding="utf-8")
