@@ -104,7 +104,8 @@ def measure(name: str, repeats: int, *, baseline: bool) -> dict[str, Any]:
     """Times, memory and what was found for one problem."""
     case = problem(name)
     visits = case.visits()
-    laplace = CalibrationSettings(check_skill=False, importance_samples=0)
+    # both fronts are about as wide as a voxel: the product may decide on a finer grid, which is another problem
+    laplace = CalibrationSettings(check_skill=False, importance_samples=0, refine=False)
 
     def calibrated(settings: CalibrationSettings) -> Calibration:
         return calibrate(case.maps, visits, settings=settings, therapies=case.therapies)

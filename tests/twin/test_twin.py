@@ -202,6 +202,7 @@ def coverage(patients: int, spacing: float) -> tuple[int, int]:
     return held, total
 
 
+@pytest.mark.slow
 def test_forecast_intervals_cover_virtual_patients():
     held, total = coverage(6, 4.0)
     assert held / total >= 0.8
