@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import date, datetime
 
+import numpy as np
 import pytest
 
 from operators.treatment_plan import ChemotherapyCourse, RadiotherapyCourse, sentences_of, therapies_of
@@ -23,7 +24,8 @@ def test_courses_of_one_kind_are_one_therapy() -> None:
     assert [float(radiation.at(day, None)) for day in radiation.times] == pytest.approx([2.4, 2.4, 7.5])
     assert drug.times == (-1.75, 2.25), "what was given before the first visit may still act"
     # the whole exposure to twice the reference dose is twice the half-life over ln 2
-    assert drug.between(2.25, 50.0) == pytest.approx(2.0 * 1.8 / 24 / math.log(2.0))
+    (effect,) = drug.between(np.array([2.25]), np.array([50.0]))
+    assert effect == pytest.approx(2.0 * 1.8 / 24 / math.log(2.0))
     assert therapies_of([], FIRST) == ()
 
 
