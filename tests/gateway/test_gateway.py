@@ -90,11 +90,11 @@ def test_results_by_c_store(start_gateway: StartGateway, orthanc: Orthanc, tmp_p
 def test_trouble_is_parked_with_its_reason_and_stops_nobody(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-    gateway = start_gateway(jobs={"time_limit_seconds": 3, "max_attempts": 2})
+    gateway = start_gateway(jobs={"time_limit_seconds": 15, "max_attempts": 2})
     expected = {
         "refuse": ("missing_slice", 1, "Series 3 lacks one slice"),
         "crash": ("killed", 2, "SIGSEGV"),
-        "hang": ("time_limit", 2, "time limit of 3 s"),
+        "hang": ("time_limit", 2, "time limit of 15 s"),
         "trace": ("internal", 2, "fault of the program"),
     }
     uids = {}
@@ -109,7 +109,7 @@ def test_trouble_is_parked_with_its_reason_and_stops_nobody(
     send(only_flair, gateway.receiver_port)
     wait_until(lambda: gateway.job_of(study_uid(healthy), "done"), 120, "the healthy study is done")
     for comment, (reason, attempts, words) in expected.items():
-        job = wait_until(lambda uid=uids[comment]: gateway.job_of(uid, "parked"), 60, f"{comment} is parked")
+        job = wait_until(lambda uid=uids[comment]: gateway.job_of(uid, "parked"), 120, f"{comment} is parked")
         assert (job["reason"], job["attempts"]) == (reason, attempts)
         assert words in job["sentence"]
     ignored = wait_until(lambda: gateway.job_of(study_uid(only_flair), "ignored"), 60, "the half is ignored")
