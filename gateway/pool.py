@@ -99,5 +99,6 @@ class Pool:
         assert self._client is not None
         try:
             return bool(self._client.scheduler_info(n_workers=1)["workers"])
-        except Exception:  # the scheduler is gone
+        except Exception as error:  # Dask raises many kinds when the scheduler is gone
+            logger.warning("the scheduler does not say who works for it (%s)", type(error).__name__)
             return False

@@ -18,9 +18,7 @@ from twin.errors import TwinError
 from twin.grid import Box
 from twin.model import ReactionDiffusion
 from twin.program import Multiply, Operation, Program, React
-from twin.solver import bound, checked, multiply, padded
-
-_INNER = (..., slice(1, -1), slice(1, -1), slice(1, -1))
+from twin.solver import INNER, bound, checked, multiply, padded
 
 
 def evolve(
@@ -117,7 +115,7 @@ class _Evolve(torch.autograd.Function):
             if number % spacing == 0:
                 kept.append(state.clone())
             if operation is None:
-                outputs.append(state[_INNER][:, 0].clone())
+                outputs.append(state[INNER][:, 0].clone())
             else:
                 state = _applied(tape.model, sweeps, state, operation, table)
         ctx.tape, ctx.table, ctx.operations, ctx.kept, ctx.spacing = tape, table, operations, kept, spacing
@@ -143,11 +141,11 @@ class _Evolve(torch.autograd.Function):
             for operation, state in zip(reversed(some), reversed(states), strict=True):
                 if operation is None:
                     outputs -= 1
-                    back.costate[_INNER] += gradient[outputs][:, None]
+                    back.costate[INNER] += gradient[outputs][:, None]
                 else:
                     back.through(operation, state)
         own = (back.by_log[:, n] / table[:, n].clamp(min=1e-300) for n in range(table.shape[1]))
-        initial = back.costate[_INNER][:, 0] * model.operator.domain
+        initial = back.costate[INNER][:, 0] * model.operator.domain
         growth = None if model.local_growth is None else back.by_growth
         types = ctx.types
         return None, initial.to(types[0]), growth, *(g.to(t) for g, t in zip(own, types[1:], strict=True))
@@ -159,7 +157,7 @@ def _applied(
     """Density after an operation; the one given is left alone."""
     if isinstance(operation, Multiply):
         after = state.clone()
-        multiply(after[_INNER], operation, values, _whole(model))
+        multiply(after[INNER], operation, values, _whole(model))
         return after
     alone = Reaction(operation.reaction.table[:, :3])
     if isinstance(operation, React):
@@ -210,14 +208,14 @@ class _Backward:
             before.shape[0], count + 2, *before.shape[2:], dtype=before.dtype, device=before.device
         )
         fields[:, :1] = before
-        fields[_INNER][:, -1] = 1.0
+        fields[INNER][:, -1] = 1.0
         table = Reaction.none(len(self.values), count + 2).table
         table[:, : 3 + count] = reaction.table
         self.sweeps.react(fields, Reaction(table))
         for column in range(1, count):
             self.by_log[:, column] += _inner(fields[:, column + 1], self.costate[:, 0])
         if self.model.local_growth is not None:
-            local = (fields[:, 2] * self.costate[:, 0])[_INNER].sum(dim=0)
+            local = (fields[:, 2] * self.costate[:, 0])[INNER].sum(dim=0)
             # the derivative in log proliferation, voxel by voxel, is that in the log of the local factor
             self.by_growth += torch.where(
                 self.model.local_growth > 0, local / self.model.local_growth.clamp(min=1e-30), 0.0
@@ -229,10 +227,10 @@ class _Backward:
         scale = torch.ones(len(self.values)) if column is None else self.values[:, column]
         kill = scale.to(before.device).view(-1, 1, 1, 1) * operation.exponent.to(before.device)
         survival = torch.exp(-kill).to(before)
-        costate = self.costate[_INNER]
+        costate = self.costate[INNER]
         if column is not None:
             lost = (kill * survival).nan_to_num(0.0).to(before)
-            self.by_log[:, column] -= _inner(lost * before[_INNER][:, 0], costate[:, 0])
+            self.by_log[:, column] -= _inner(lost * before[INNER][:, 0], costate[:, 0])
         costate *= survival[:, None]
 
 

@@ -25,7 +25,7 @@ _TAIL = 6.0
 _FOLLOW_STEPS = 4
 """Steps between two looks at how far the front has come."""
 _ALL_KILLED = 1e3
-_INNER = (..., slice(1, -1), slice(1, -1), slice(1, -1))
+INNER = (..., slice(1, -1), slice(1, -1), slice(1, -1))
 
 
 def trajectory(
@@ -115,7 +115,7 @@ def march(
         if day > now:
             run.cross(now, day)
             now = day
-        yield Grown(run.box, run.state[_INNER])
+        yield Grown(run.box, run.state[INNER])
 
 
 @dataclass
@@ -157,7 +157,7 @@ class _Run:
         fresh = True
         for operation in operations:
             if isinstance(operation, Multiply):
-                multiply(self.state[_INNER], operation, self.program.values, self.box)
+                multiply(self.state[INNER], operation, self.program.values, self.box)
             elif isinstance(operation, React):
                 self.sweeps.react(self.state, operation.reaction)
             else:
@@ -201,7 +201,7 @@ class _Run:
         self.box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
         shape = (*state.shape[:2], *(b - a + 2 for a, b in zip(start, stop, strict=True)))
         self.state = torch.zeros(shape, dtype=state.dtype, device=state.device)
-        self.state[_INNER][(..., *old.within(self.box))] = state[_INNER]
+        self.state[INNER][(..., *old.within(self.box))] = state[INNER]
         self.spare = torch.zeros_like(self.state)
         self.sweeps = bound(self.program.model, self.box)
 
@@ -224,7 +224,7 @@ def padded(operator: DiffusionOperator, initial: Tensor) -> Tensor:
     """Fields on the domain with the halo of zeros that backends need, in the operator's floating type."""
     shape = (*initial.shape[:2], *(n + 2 for n in operator.domain.shape))
     fields = torch.zeros(shape, dtype=operator.dtype, device=initial.device)
-    torch.mul(initial, operator.domain, out=fields[_INNER])
+    torch.mul(initial, operator.domain, out=fields[INNER])
     return fields
 
 

@@ -52,11 +52,10 @@ class Draw:
     visits: tuple[TumourObservation, TumourObservation]
 
 
-def settings_for(importance_samples: int) -> CalibrationSettings:
-    """The product's settings without anything that stands for a wrong model."""
-    return CalibrationSettings(
-        importance_samples=importance_samples, check_skill=False, refine=False, **WITHOUT_DISCREPANCY
-    )
+def settings_for(importance_samples: int, *, discrepancy: bool = False) -> CalibrationSettings:
+    """The product's settings, by default without anything that stands for a wrong model."""
+    less = {} if discrepancy else WITHOUT_DISCREPANCY
+    return CalibrationSettings(importance_samples=importance_samples, check_skill=False, refine=False, **less)
 
 
 def draw(number: int, seed: int, tissue: TissueMaps, settings: CalibrationSettings) -> Draw:
@@ -129,9 +128,9 @@ def ranks_of(calibration: Calibration, position: Vector, generator: np.random.Ge
     return ranks
 
 
-def one(number: int, seed: int, importance_samples: int) -> dict[str, Any]:
+def one(number: int, seed: int, settings: CalibrationSettings) -> dict[str, Any]:
     """Row of one patient; a tumour that grew out of the head has none."""
-    settings, tissue = settings_for(importance_samples), tissue_maps(True, SPACING_MM)
+    tissue = tissue_maps(True, SPACING_MM)
     drawn = draw(number, seed, tissue, settings)
     calibration = calibrate(tissue, drawn.visits, PRIORS, settings)
     ranks = ranks_of(calibration, drawn.position, np.random.default_rng([seed, number, 1]))
@@ -163,14 +162,19 @@ def main() -> None:
     )
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--importance", type=int, default=256, help="0 scores Laplace's approximation")
+    parser.add_argument(
+        "--discrepancy", action="store_true", help="add what the product adds for a wrong model"
+    )
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows and the picture")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"rows-{twin_version()}-{arguments.importance}-{arguments.seed}.jsonl"
+    settings = settings_for(arguments.importance, discrepancy=arguments.discrepancy)
+    kind = f"{arguments.importance}-{'product' if arguments.discrepancy else 'alone'}-{arguments.seed}"
+    path = arguments.out / f"rows-{twin_version()}-{kind}.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
     for number in range(len(rows), arguments.patients):
-        rows.append(one(number, arguments.seed, arguments.importance))
+        rows.append(one(number, arguments.seed, settings))
         with path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(rows[-1]) + "\n")
         print(f"\r{number + 1}/{arguments.patients}", end="", flush=True)

@@ -35,7 +35,7 @@ def test_coordinates_have_the_priors_spread():
 
 
 def test_a_row_holds_ranks_and_a_wrong_posterior_would_show():
-    row = one(1, SEED, 0)
+    row = one(1, SEED, settings_for(0))
     assert all(0.0 < rank < 1.0 for rank in row["ranks"].values())
     honest = [{"ranks": dict.fromkeys(row["ranks"], (n + 0.5) / 60)} for n in range(60)]
     narrow = [{"ranks": dict.fromkeys(row["ranks"], 0.01 if n % 2 else 0.99)} for n in range(60)]

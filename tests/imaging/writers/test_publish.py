@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -136,11 +137,18 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert "is full" in run.stdout
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ImagingError, match="cannot be written"), StagedFolder(tmp_path / "out"):
-        pytest.fail("must not get here")
+def test_a_folder_without_permission_is_refused() -> None:
+    locked = Path(tempfile.mkdtemp())
+    locked.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:  # may write everywhere, so be somebody else
+            os.seteuid(65534)
+        with pytest.raises(ImagingError, match="cannot be written"), StagedFolder(locked / "out"):
+            pytest.fail("must not get here")
+    finally:
+        os.seteuid(user)
+        locked.rmdir()
 
 
 def test_a_read_only_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
