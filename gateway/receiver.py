@@ -86,12 +86,15 @@ class Receiver:
         self._sizes: dict[Path, int] = {}
         self._recent: dict[str, deque[float]] = defaultdict(deque)
         self._server: ThreadedAssociationServer | None = None
+        self._other_temporary_folder: str | None = None
 
     def start(self) -> int:
         """Begin to listen; returns the port."""
         settings = self._settings
-        # Datasets go to the disk while they arrive: memory does not depend on what a caller sends.
+        # Datasets go to the disk while they arrive: memory does not depend on what a caller sends. pynetdicom puts them
+        # into the process's temporary folder, which has to lie on the disk of the work folder for a link to be enough.
         pynetdicom._config.STORE_RECV_CHUNKED_DATASET = True
+        self._other_temporary_folder = tempfile.tempdir
         tempfile.tempdir = str(self._folders.incoming)
         entity = AE(ae_title=settings.ae_title)
         entity.supported_contexts = []
@@ -120,6 +123,7 @@ class Receiver:
         if self._server is not None:
             self._server.shutdown()
             self._server = None
+            tempfile.tempdir = self._other_temporary_folder
 
     def _store(self, event: NetworkEvent) -> int:
         caller = event.assoc.requestor.ae_title

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ def start(folders: WorkFolder) -> Iterator[StartReceiver]:
 @pytest.fixture
 def study(tmp_path: Path) -> list[Path]:
     return make_study(tmp_path / "study", 50)
+
+
+def test_stopped_receiver_gives_the_temporary_folder_back(folders: WorkFolder) -> None:
+    before = tempfile.gettempdir()
+    section = ReceiverSection(port=0, allowed_callers=("MODALITY",))
+    receiver = Receiver(section, folders, lambda: "", AuditLog(folders.root / "audit.jsonl"), Metrics())
+    receiver.start()
+    assert tempfile.gettempdir() == str(folders.incoming)
+    receiver.stop()
+    assert tempfile.gettempdir() == before
 
 
 def test_instances_are_filed_once(start: StartReceiver, folders: WorkFolder, study: list[Path]) -> None:
