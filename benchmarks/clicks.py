@@ -22,7 +22,7 @@ from scipy import ndimage
 from imaging.catalog import read_catalog
 from imaging.geometry import Geometry, Volume
 from imaging.labels import TumourLabel
-from imaging.preparation import network_images, prepare_visit
+from imaging.preparation import network_images, prepare_visits
 from imaging.role_selection import select_roles
 from monailabel_app.cases import labels_of
 from monailabel_app.local_edit import Evidence, edited
@@ -71,7 +71,7 @@ def make_patient(seed: int, models: Path, preset: str) -> Patient:
         )
         truth = make_phantom(Path(folder), settings)
         visit = read_catalog(truth.dicom_folder).visits[0]
-        prepared = prepare_visit(visit, select_roles(visit, required=frozenset()).chosen, None)
+        (prepared,) = prepare_visits([(visit, select_roles(visit, required=frozenset()).chosen)])
     segmenter = TumourSegmenter.load(find_bundle(models))
     images = network_images(prepared, segmenter.description.spacing_mm)
     result = segmenter({role: torch.from_numpy(image.array) for role, image in images.items()})

@@ -141,11 +141,12 @@ def register_atlas(
         If the image does not look like a brain once the average brain lies on it.
     """
     atlas = load_atlas()
+    bare = bare_brain(image)
+    # Only the affine step sums over threads; bending and resampling work voxel by voxel.
     with single_thread():
-        bare = bare_brain(image)
         affine = align_affine(atlas.t1, atlas.brain, bare, seed)
-        patient = _Patient.of(bare, lesion, _work_grid(atlas, affine, image.geometry))
-        chart = _bend(atlas, affine, patient)
+    patient = _Patient.of(bare, lesion, _work_grid(atlas, affine, image.geometry))
+    chart = _bend(atlas, affine, patient)
     return _maps_on(grid, atlas, chart, patient)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -19,7 +19,7 @@ from imaging.geometry import Geometry, Volume
 from imaging.labels import TumourLabel
 from imaging.multiresolution import single_thread
 from imaging.reader import read_volume
-from imaging.registration import RigidRegistration, register_rigid
+from imaging.registration import Purpose, RigidRegistration, register_rigid
 from imaging.roles import ROLES, Role
 
 # The contrast that carries the results: the first of these that the visit has.
@@ -114,24 +114,18 @@ class PreparedVisit:
         return self.images[role].resampled(self.reference.geometry, registration.transform)
 
 
-def prepare_visit(
-    visit: Visit,
-    chosen: Mapping[Role, Series],
-    first: PreparedVisit | None,
+def prepare_visits(
+    selected: Sequence[tuple[Visit, Mapping[Role, Series]]],
     *,
     seed: int = 0,
     progress: Progress = lambda step: None,
-) -> PreparedVisit:
-    """Read a visit's series and register them to its reference image, and that to the first visit.
+) -> tuple[PreparedVisit, ...]:
+    """Read the series of all visits; register each to its visit's reference image, and that to the first visit.
 
     Parameters
     ----------
-    visit : Visit
-        The visit, for its date and annotations.
-    chosen : mapping
-        Role to series, as ``select_roles`` gives it.
-    first : PreparedVisit or None
-        The patient's first visit; None when this is it.
+    selected : sequence of (Visit, mapping)
+        The visits in order, each with its role to series, as ``select_roles`` gives it. The first one is the baseline.
     seed : int
         Seed of the registrations' sampling.
     progress : callable
@@ -142,33 +136,49 @@ def prepare_visit(
     ImagingError
         If a series cannot be read or a registration fails.
     """
-    reference_role = next(role for role in REFERENCE_ORDER if role in chosen)
-    progress(f"reading {len(chosen)} series")
-    images = {role: read_volume(chosen[role]) for role in ROLES if role in chosen}
-    reference = images[reference_role]
-    others = [role for role in images if role != reference_role]
+    read = []
+    for number, (_, chosen) in enumerate(selected, start=1):
+        progress(f"visit {number} of {len(selected)}: reading {len(chosen)} series")
+        read.append({role: read_volume(chosen[role]) for role in ROLES if role in chosen})
+    references = [next(role for role in REFERENCE_ORDER if role in images) for images in read]
+    baseline = read[0][references[0]]
+    # Registrations know nothing of each other: all of them share the processors.
     with single_thread(), ThreadPoolExecutor() as pool:
-        if others:
-            progress(f"registering {', '.join(others)} to {reference_role}")
-        aligning = {
-            role: pool.submit(register_rigid, reference, images[role], purpose="series", seed=seed)
-            for role in others
-        }
-        follow = None
-        if first is not None:
-            progress("registering to the first visit")
-            follow = pool.submit(register_rigid, first.reference, reference, purpose="visit", seed=seed)
-        registrations = {role: aligned.result() for role, aligned in aligning.items()}
-        registration = None if follow is None else follow.result()
-    return PreparedVisit(
-        date=visit.date,
-        day=0.0 if first is None else (visit.date - first.date).total_seconds() / 86400,
-        series=dict(chosen),
-        reference_role=reference_role,
-        images=images,
-        series_registrations=registrations,
-        registration=registration,
-        correction=read_annotation(visit, chosen[reference_role], reference.geometry),
+
+        def align(fixed: Volume, moving: Volume, purpose: Purpose) -> Future[RigidRegistration]:
+            return pool.submit(register_rigid, fixed, moving, purpose=purpose, seed=seed)
+
+        within: list[dict[Role, Future[RigidRegistration]]] = []
+        between: list[Future[RigidRegistration]] = []
+        for number, (images, role) in enumerate(zip(read, references, strict=True), start=1):
+            others = [other for other in images if other != role]
+            if others:
+                progress(f"visit {number} of {len(read)}: registering {', '.join(others)} to {role}")
+            within.append({other: align(images[role], images[other], "series") for other in others})
+            if number > 1:
+                progress(f"visit {number} of {len(read)}: registering to the first visit")
+                between.append(align(baseline, images[role], "visit"))
+        try:
+            series_registrations = [{r: found.result() for r, found in visit.items()} for visit in within]
+            registrations = [None, *(found.result() for found in between)]
+        except ImagingError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    first_date = selected[0][0].date
+    return tuple(
+        PreparedVisit(
+            date=visit.date,
+            day=(visit.date - first_date).total_seconds() / 86400,
+            series=dict(chosen),
+            reference_role=role,
+            images=images,
+            series_registrations=aligned,
+            registration=registration,
+            correction=read_annotation(visit, chosen[role], images[role].geometry),
+        )
+        for (visit, chosen), role, images, aligned, registration in zip(
+            selected, references, read, series_registrations, registrations, strict=True
+        )
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imaging.annotations import Correction, read_annotation
 from imaging.geometry import Geometry, Volume
-from imaging.preparation import PreparedVisit, labels_on_grid, network_images, prepare_visit
+from imaging.preparation import PreparedVisit, labels_on_grid, network_images, prepare_visits
 from imaging.roles import ROLES, Role
 from monailabel_app.refusal import Refusal
 from monailabel_app.studies import Examination
@@ -52,7 +52,7 @@ class Cases:
         if visit is None:
             chosen = examination.selection.chosen
             undrawn = replace(examination.visit, annotations=())
-            visit = prepare_visit(undrawn, chosen, None, seed=self._seed)
+            (visit,) = prepare_visits([(undrawn, chosen)], seed=self._seed)
             if not visit.reference.geometry.is_orthogonal:
                 raise Refusal(
                     f"{visit.reference_series.label} was acquired with a tilted gantry, which viewers cannot show as a "

@@ -6,9 +6,9 @@ from typing import Any
 
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
-from imaging.preparation import PreparedVisit, prepare_visit
+from imaging.preparation import prepare_visits
 from operators.messages import PreparedStudies, SelectedStudies
-from operators.progress import about
+from operators.progress import say
 
 
 class PreprocessorOperator(Operator):
@@ -33,13 +33,9 @@ class PreprocessorOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         studies: SelectedStudies = op_input.receive("selected")
-        prepared: list[PreparedVisit] = []
-        for number, selected in enumerate(studies.visits, start=1):
-            first = prepared[0] if prepared else None
-            progress = about(f"visit {number} of {len(studies.visits)}")
-            prepared.append(
-                prepare_visit(
-                    selected.visit, selected.selection.chosen, first, seed=self.seed, progress=progress
-                )
-            )
-        op_output.emit(PreparedStudies(studies.catalog, tuple(prepared)), "prepared")
+        prepared = prepare_visits(
+            [(selected.visit, selected.selection.chosen) for selected in studies.visits],
+            seed=self.seed,
+            progress=say,
+        )
+        op_output.emit(PreparedStudies(studies.catalog, prepared), "prepared")

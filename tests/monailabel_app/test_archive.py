@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from imaging.catalog import read_catalog
-from imaging.preparation import prepare_visit
+from imaging.preparation import prepare_visits
 from imaging.role_selection import select_roles
 from tests.imaging.writers.validators import dciodvfy_errors
 from tests.monailabel_app.orthanc import DICOMWEB, Orthanc
@@ -79,7 +79,7 @@ def test_a_drawing_goes_into_the_archive_and_comes_back_from_it(
     visit = next(visit for visit in read_catalog(folder).visits if visit.annotations)
     chosen = select_roles(visit, required=frozenset()).chosen
     assert chosen["t1ce"].study_uid == key
-    prepared = prepare_visit(visit, {"t1ce": chosen["t1ce"]}, None)
+    (prepared,) = prepare_visits([(visit, {"t1ce": chosen["t1ce"]})])
     assert prepared.correction is not None
     for value, name in ((1, "NCR"), (2, "ED"), (3, "ET")):
         assert np.array_equal(prepared.correction.labels.array == value, drawn[name])

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from imaging.catalog import read_catalog
-from imaging.preparation import prepare_visit
+from imaging.preparation import prepare_visits
 from imaging.role_selection import select_roles
 from tests.imaging.writers.validators import dciodvfy_errors
 from tests.monailabel_app.reader import INFER, Reader
@@ -85,7 +85,7 @@ def test_a_whole_correction(
         "frames lie on the source's planes"
     )
 
-    prepared = prepare_visit(visit, {"t1ce": chosen["t1ce"]}, None)
+    (prepared,) = prepare_visits([(visit, {"t1ce": chosen["t1ce"]})])
     assert prepared.correction is not None
     for value, name in ((1, "NCR"), (2, "ED"), (3, "ET")):
         assert np.array_equal(prepared.correction.labels.array == value, truth[name])
