@@ -42,19 +42,24 @@ $(VENV)/.development: requirements-dev.txt $(VENV)/.product $(VENV)/.label $(VEN
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-demo: $(VENV)/.product
+# Machine code of the growth solver for this processor, kept beside its source.
+$(VENV)/.kernels: twin/backends/kernels.py twin/backends/gram.py $(VENV)/.product
+	$(BIN)/python -m twin.compile_kernels
+	touch $@
+
+demo: $(VENV)/.kernels
 	rm -rf $(DEMO)
 	$(BIN)/python -m training.phantom --preset demo -o $(DEMO)/patient
 	$(BIN)/python -m app -i $(DEMO)/patient/dicom -o $(DEMO)/results
 	$(BIN)/python -m training.compare --truth $(DEMO)/patient/truth.json --result $(DEMO)/results/result.json
 
 # STUDIES: a folder of DICOM studies, or the DICOMweb URL of a PACS. More options: python -m monailabel_app --help
-label: $(VENV)/.label
+label: $(VENV)/.label $(VENV)/.kernels
 	@test -n "$(STUDIES)" || { echo "Say where the studies are: make label STUDIES=FOLDER_OR_URL"; exit 2; }
 	$(BIN)/python -m monailabel_app --studies "$(STUDIES)"
 
 # CONFIG: settings; deploy/gateway.yaml takes C-STORE on loopback and keeps results in gateway-work.
-gateway: $(VENV)/.gateway
+gateway: $(VENV)/.gateway $(VENV)/.kernels
 	$(BIN)/python -m gateway $(if $(CONFIG),--config "$(CONFIG)") $(if $(SCHEDULER),--scheduler "$(SCHEDULER)")
 
 # Validators and archives that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
@@ -73,11 +78,14 @@ lint: $(VENV)/.development
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.development system-tools lint
-	$(BIN)/python -m pytest
+# One worker a core. Idle OpenMP threads sleep instead of spinning: the workers share the cores.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile
 
-test-all: $(VENV)/.development system-tools lint
-	$(BIN)/python -m pytest -m "not image"
+test: $(VENV)/.development $(VENV)/.kernels system-tools lint
+	$(PYTEST)
+
+test-all: $(VENV)/.development $(VENV)/.kernels system-tools lint
+	$(PYTEST) -m "not image"
 
 real: $(VENV)/.development
 	$(BIN)/python -m benchmarks.real_cases --cases ../shared/cases -o out/real
