@@ -66,14 +66,14 @@ def sliding_window(models: Path, spacing_mm: float) -> Tensor:
 
 
 def one_crop(
-    models: Path, spacing_mm: float, variants: int, second_pass: bool, bfloat16: bool | None
+    models: Path, spacing_mm: float, variants: int, brain_first: bool, bfloat16: bool | None
 ) -> Tensor:
     """Labels by this project's inference."""
     segmenter = TumourSegmenter.load(
         find_bundle(models),
         device="cpu",
         variants=variants,
-        second_pass=second_pass,
+        brain_first=brain_first,
         bfloat16=bfloat16,
         memory_bytes=1 << 40,
     )

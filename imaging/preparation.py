@@ -193,20 +193,34 @@ def network_images(visit: PreparedVisit, spacing_mm: float) -> dict[Role, Volume
         Isotropic spacing of the grid in mm.
     """
     grid = visit.reference.geometry.axis_aligned_cover(spacing_mm)
-    images: dict[Role, Volume] = {}
-    for role, image in visit.images.items():
+
+    def on_network_grid(role: Role) -> Volume:
         registration = visit.series_registrations.get(role)
-        transform = None if registration is None else registration.transform
-        # Linear interpolation at a coarser spacing would alias thin structures: average first.
-        images[role] = _smoothed_for(image, spacing_mm).resampled(grid, transform)
-    return images
+        return averaged_on_grid(
+            visit.images[role], grid, None if registration is None else registration.transform
+        )
+
+    with ThreadPoolExecutor() as pool:  # the filter is of one thread and lets others run
+        return dict(zip(visit.images, pool.map(on_network_grid, visit.images), strict=True))
 
 
-def _smoothed_for(image: Volume, spacing_mm: float) -> Volume:
-    ratio = spacing_mm / np.asarray(image.geometry.spacing)
+def averaged_on_grid(image: Volume, grid: Geometry, transform: sitk.Transform | None = None) -> Volume:
+    """An image on a grid that may be coarser: averaged first, since interpolation alone would alias thin structures.
+
+    Parameters
+    ----------
+    image : Volume
+        Of real numbers.
+    grid : Geometry
+        The grid wanted, of equal spacing along its axes; the image's darkest value lies where it reaches beyond.
+    transform : SimpleITK.Transform or None
+        Maps points of ``grid`` to points of ``image``.
+    """
+    ratio = grid.spacing[0] / np.asarray(image.geometry.spacing)
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) * 0.4
     array = image.array.astype(np.float32)
-    return image.with_array(gaussian_filter(array, sigma) if sigma.any() else array)
+    smooth = image.with_array(gaussian_filter(array, sigma) if sigma.any() else array)
+    return smooth.resampled(grid, transform, outside=float(array.min()))
 
 
 def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:
@@ -224,11 +238,26 @@ def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:
     Volume
         uint8 label map; background outside the grid of ``probabilities``.
     """
+    labels = np.zeros(geometry.shape, dtype=np.uint8)
+    grid = probabilities[0].geometry
+    tumour = np.argwhere(np.argmax(np.stack([p.array for p in probabilities]), axis=0) > 0)
+    if len(tumour) == 0:
+        return Volume(labels, geometry)
+    # Where background is most probable at all eight neighbours it is in between: only voxels near others are computed.
+    around = grid.crop(tumour.min(axis=0) - 1, tumour.max(axis=0) + 2)
+    corners = geometry.to_index(around.corners())
+    start = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, geometry.shape)
+    stop = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, start, geometry.shape)
+    if np.any(stop == start):
+        return Volume(labels, geometry)
+    box = geometry.crop(start, stop)
     channels = [
-        channel.resampled(geometry, outside=1.0 if label == TumourLabel.BACKGROUND else 0.0).array
+        channel.resampled(box, outside=1.0 if label == TumourLabel.BACKGROUND else 0.0).array
         for label, channel in enumerate(probabilities)
     ]
-    return Volume(np.argmax(np.stack(channels), axis=0).astype(np.uint8), geometry)
+    inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    labels[inside] = np.argmax(np.stack(channels), axis=0)
+    return Volume(labels, geometry)
 
 
 def mask_on_grid(mask: Volume, geometry: Geometry, transform: sitk.Transform | None) -> Volume:

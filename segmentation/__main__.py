@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from imaging.catalog import read_catalog
 from imaging.errors import ImagingError
-from imaging.geometry import Geometry, Volume
+from imaging.geometry import Volume
+from imaging.preparation import averaged_on_grid, labels_on_grid
 from imaging.reader import read_volume
 from segmentation.bundle import ROLES, find_bundle
 from segmentation.errors import ModelError
-from segmentation.inference import SegmentationResult, TumourSegmenter
+from segmentation.inference import TumourSegmenter
 from segmentation.postprocess import drop_small_components
 
 _REFERENCE_ORDER = ("t1ce", "t1", "flair", "t2")
@@ -59,23 +59,6 @@ def read_image(path: Path) -> Volume:
     return volume
 
 
-def on_grid(volume: Volume, grid: Geometry) -> Volume:
-    """An image on the network's grid, averaged first along axes where the grid is coarser."""
-    ratio = np.asarray(grid.spacing) / np.asarray(volume.geometry.spacing)
-    sigma = 0.4 * np.sqrt(np.maximum(ratio**2 - 1, 0))
-    smooth = volume.with_array(ndimage.gaussian_filter(volume.array, sigma)) if sigma.any() else volume
-    return smooth.resampled(grid, outside=float(volume.array.min()))
-
-
-def labels_on(result: SegmentationResult, grid: Geometry, target: Geometry) -> Volume:
-    """Most probable label at every voxel of another grid."""
-    channels = [
-        Volume(p.numpy(), grid).resampled(target, outside=1.0 if label == 0 else 0.0).array
-        for label, p in enumerate(result.probabilities)
-    ]
-    return Volume(np.argmax(np.stack(channels), axis=0).astype(np.uint8), target)
-
-
 def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component_ml: float) -> Volume:
     """Label map on the grid of the T1CE image, or of the first given.
 
@@ -86,13 +69,16 @@ def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component
     """
     reference = images[next(role for role in _REFERENCE_ORDER if role in images)].geometry
     grid = reference.axis_aligned_cover(segmenter.description.spacing_mm)
-    tensors = {role: torch.from_numpy(on_grid(volume, grid).array) for role, volume in images.items()}
+    tensors = {
+        role: torch.from_numpy(averaged_on_grid(volume, grid).array) for role, volume in images.items()
+    }
     result = segmenter(tensors, min_component_ml=min_component_ml)
     for role in result.missing_roles:
         print(f"note: segmented without {role.upper()}", file=sys.stderr)
     for reason in result.out_of_family:
         print(f"note: {reason}", file=sys.stderr)
-    labels = labels_on(result, grid, reference)
+    background, ncr, ed, et = (Volume(p.numpy(), grid) for p in result.probabilities)
+    labels = labels_on_grid((background, ncr, ed, et), reference)
     minimum = min_component_ml * 1000 / reference.voxel_volume_mm3
     return labels.with_array(drop_small_components(torch.from_numpy(labels.array), minimum).numpy())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ _BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, an
 _WINDOW = 96
 _VARIANTS = (1, 2, 8)
 _STRIPPED = 0.7  # share of brain above which images count as stripped; it is less than half of a head
+
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class TumourSegmenter:
     variants
         Answers to average: 1; 2, with the images mirrored left-right, so that no side is preferred; or 8, these at
         four places of the network's raster of 8 voxels.
-    second_pass
-        Normalise intensities again inside the brain that the first pass has found, where the model finds one and the
+    brain_first
+        Normalise intensities again inside the brain that a first answer has found, where the model finds one and the
         images hold much else: intensities of images stripped of their skull are the brain's already.
     bfloat16
         Compute in bfloat16; None: where the device has it in hardware.
@@ -99,7 +101,7 @@ class TumourSegmenter:
         device: torch.device,
         *,
         variants: int = 2,
-        second_pass: bool = True,
+        brain_first: bool = True,
         bfloat16: bool | None = None,
         memory_bytes: int | None = None,
     ) -> None:
@@ -107,7 +109,7 @@ class TumourSegmenter:
             raise ValueError(f"variants must be one of {_VARIANTS}, not {variants}")
         self.description = description
         self.device = device
-        self.variants, self.second_pass = variants, second_pass
+        self.variants, self.brain_first = variants, brain_first
         self.memory_bytes = memory_bytes
         self._network = network.to(device, memory_format=torch.channels_last_3d).eval()
         self._bfloat16 = has_native_bfloat16(device) if bfloat16 is None else bfloat16
@@ -119,7 +121,7 @@ class TumourSegmenter:
         *,
         device: str = "auto",
         variants: int = 2,
-        second_pass: bool = True,
+        brain_first: bool = True,
         bfloat16: bool | None = None,
         memory_bytes: int | None = None,
     ) -> TumourSegmenter:
@@ -143,7 +145,7 @@ class TumourSegmenter:
             network,
             pick_device(device),
             variants=variants,
-            second_pass=second_pass,
+            brain_first=brain_first,
             bfloat16=bfloat16,
             memory_bytes=memory_bytes,
         )
@@ -173,17 +175,24 @@ class TumourSegmenter:
         """
         shape = self._check(images, brain_mask)
         missing = tuple(role for role in self.description.input_roles if role not in images)
-        probabilities, labels, found = self._pass(images, brain_mask, shape)
-        region = brain_mask
-        if found is not None and region is None and found.any():
+        ways = _ways(self.variants)
+        region = None if brain_mask is None else brain_mask.bool()
+        inputs, box = self._inputs(images, region, shape)
+        total = self._sum_of_answers(inputs, ways[:1])
+        if region is None and self.brain_first and self.description.normalisation == "head":
+            brain = self._brain(total, box, shape)
+            if brain is not None and brain.any() and not _is_stripped(images.values(), brain):
+                region = brain
+                inputs, box = self._inputs(images, region, shape)
+                total = self._sum_of_answers(inputs, ways[:1])
+        outputs = (total + self._sum_of_answers(inputs, ways[1:])) / len(ways)
+        found = self._brain(outputs, box, shape)
+        if region is None and found is not None and found.any():
             region = found
-            again = self.second_pass and self.description.normalisation == "head"
-            if again and not _is_stripped(images.values(), found):
-                probabilities, labels, found = self._pass(images, found, shape)
+        probabilities, labels = _on_whole_grid(*interpret(outputs, self.description), box, shape)
         if region is not None:
-            outside = ~region.bool()
-            set_background(probabilities, outside)
-            labels[outside] = 0
+            set_background(probabilities, ~region)
+            labels[~region] = 0
         minimum = min_component_ml * 1000 / self.description.spacing_mm**3
         kept = drop_small_components(labels, minimum)
         set_background(probabilities, (labels > 0) & (kept == 0))
@@ -192,24 +201,13 @@ class TumourSegmenter:
         reasons = out_of_family(self.description, uncertainty, found, bool(kept.any()))
         return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, reasons)
 
-    def _pass(
-        self, images: Mapping[str, Tensor], region: Tensor | None, shape: tuple[int, int, int]
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Probabilities, labels and the brain, with intensities normalised in a region or over the head."""
-        inputs = self._inputs(images, region, shape)
-        box = _bounding_box(inputs if region is None else region[None], shape)
-        outputs = self._run(inputs[(slice(None), *box)])
-        inside, inside_labels = interpret(outputs, self.description)
-        probabilities = torch.zeros(4, *shape)
-        probabilities[0] = 1
-        probabilities[(slice(None), *box)] = inside
-        labels = torch.zeros(shape, dtype=torch.uint8)
-        labels[box] = inside_labels
+    def _brain(self, outputs: Tensor, box: Box, shape: tuple[int, int, int]) -> Tensor | None:
+        """The brain that activated outputs show, bool (I, J, K); None for a model without that output."""
         if not self.description.brain_output:
-            return probabilities, labels, None
+            return None
         brain = torch.zeros(shape, dtype=torch.bool)
-        brain[box] = outputs[4] > 0.5
-        return probabilities, labels, largest_component(brain)
+        brain[box] = largest_component(outputs[4] > 0.5)
+        return brain
 
     def _check(self, images: Mapping[str, Tensor], brain_mask: Tensor | None) -> tuple[int, int, int]:
         roles = self.description.input_roles
@@ -229,29 +227,29 @@ class TumourSegmenter:
         return i, j, k
 
     def _inputs(
-        self, images: Mapping[str, Tensor], brain_mask: Tensor | None, shape: tuple[int, int, int]
-    ) -> Tensor:
+        self, images: Mapping[str, Tensor], region: Tensor | None, shape: tuple[int, int, int]
+    ) -> tuple[Tensor, Box]:
+        """Normalised channels (C, ...) in the box around a region or around the head, and that box."""
         channels = []
         for role in self.description.input_roles:
             if role not in images:
                 channels.append(torch.zeros(shape))
             elif self.description.normalisation == "head":
-                channels.append(
-                    normalise(images[role].float(), None if brain_mask is None else brain_mask.bool())
-                )
+                channels.append(normalise(images[role].float(), region))
             else:
                 channels.append(normalise_nonzero(images[role].float()))
-        return torch.stack(channels)
+        inputs = torch.stack(channels)
+        box = _bounding_box(head_mask(inputs) if region is None else region)
+        return inputs[(slice(None), *box)], box
 
     @torch.inference_mode()
-    def _run(self, inputs: Tensor) -> Tensor:
-        """Activated outputs (C, I, J, K) for normalised inputs (4, I, J, K) of any size."""
+    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[tuple[bool, int]]) -> Tensor:
+        """Sum of the activated outputs (C, I, J, K) by several ways, for normalised inputs of any size."""
         total = torch.zeros(self.description.channels_out, *inputs.shape[1:])
-        for mirrored, offset in _ways(self.variants):
-            given = inputs.flip(1) if mirrored else inputs
-            answer = self._at_offset(given, offset)
+        for mirrored, offset in ways:
+            answer = self._at_offset(inputs.flip(1) if mirrored else inputs, offset)
             total += answer.flip(1) if mirrored else answer
-        return total / self.variants
+        return total
 
     def _at_offset(self, inputs: Tensor, offset: int) -> Tensor:
         """The answer for images pushed `offset` voxels along each axis of the network's raster."""
@@ -295,13 +293,24 @@ def _ways(variants: int) -> list[tuple[bool, int]]:
     ]
 
 
-def _bounding_box(inputs: Tensor, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
-    """Smallest box with a margin that holds the head (from normalised channels) or the mask (from bool)."""
-    filled = inputs.any(0) if inputs.dtype == torch.bool else head_mask(inputs)
+def _bounding_box(filled: Tensor) -> Box:
+    """Smallest box with a margin that holds what is True in bool (I, J, K); the whole where nothing is."""
     sides = []
-    for axis, length in enumerate(shape):
+    for axis, length in enumerate(filled.shape):
         others = [a for a in range(3) if a != axis]
         used = torch.nonzero(filled.any(dim=others[1]).any(dim=others[0]))
         low, high = (int(used[0]), int(used[-1])) if len(used) else (0, length - 1)
         sides.append(slice(max(0, low - BOX_MARGIN), min(length, high + 1 + BOX_MARGIN)))
     return sides[0], sides[1], sides[2]
+
+
+def _on_whole_grid(
+    inside: Tensor, inside_labels: Tensor, box: Box, shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """Probabilities (4, I, J, K) and labels (I, J, K) known in a box, certain background around it."""
+    probabilities = torch.zeros(4, *shape)
+    probabilities[0] = 1
+    probabilities[(slice(None), *box)] = inside
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    labels[box] = inside_labels
+    return probabilities, labels

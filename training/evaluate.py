@@ -19,7 +19,8 @@ from matplotlib import pyplot
 from torch import Tensor
 
 from imaging.geometry import Volume
-from segmentation.__main__ import on_grid, segment
+from imaging.preparation import averaged_on_grid
+from segmentation.__main__ import segment
 from segmentation.bundle import ROLES, find_bundle
 from segmentation.inference import SegmentationResult, TumourSegmenter
 from training.contrasts import random_contrast, render
@@ -94,7 +95,7 @@ def held_out_scores(
     scores = []
     for case in held_out_cases(count, first):
         grid = case.images["t1ce"].geometry.axis_aligned_cover(spacing)
-        tensors = {role: torch.from_numpy(on_grid(case.images[role], grid).array) for role in roles}
+        tensors = {role: torch.from_numpy(averaged_on_grid(case.images[role], grid).array) for role in roles}
         result = segmenter(tensors)
         reference = torch.from_numpy(case.reference.resampled(grid, interpolation="nearest").array)
         one = _score(result, reference, (spacing,) * 3)

@@ -230,7 +230,7 @@ def test_the_networks_own_brain_mask_restricts_the_tumour(images: Images) -> Non
     assert (result.probabilities[0, :10] == 1).all()
 
 
-def test_second_pass_normalises_inside_the_brain_found(images: Images) -> None:
+def test_intensities_are_normalised_inside_the_brain_found(images: Images) -> None:
     seen: list[Tensor] = []
 
     def logits(x: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ def test_second_pass_normalises_inside_the_brain_found(images: Images) -> None:
     assert second < 0.1 < 0.3 < first
 
 
-def test_images_stripped_of_their_skull_need_no_second_pass(images: Images) -> None:
+def test_images_stripped_of_their_skull_are_not_normalised_again(images: Images) -> None:
     calls: list[Tensor] = []
 
     def logits(x: Tensor) -> Tensor:
