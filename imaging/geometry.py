@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from imaging.errors import ImagingError, Reason
 
@@ -122,6 +123,18 @@ class Geometry:
         affine[:3, 3] = (low + high) / 2 - (shape - 1) / 2 * spacing_mm
         return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine, self.frame_of_reference_uid)
 
+    def canonical(self) -> Geometry:
+        """The same voxels counted along the patient axes L, P, S they are closest to; origin to a nanometre.
+
+        A grid stored in any order of its axes and directions has one canonical form, so what is computed on that does
+        not depend on the order; without the rounding the origin would keep the last bits of how it was stored.
+        """
+        affine = self.affine @ inv_ornt_aff(io_orientation(self.affine), self.shape)
+        affine[:3, 3] = np.round(affine[:3, 3], 6) + 0.0
+        order = np.argsort(io_orientation(self.affine)[:, 0])
+        i, j, k = (self.shape[axis] for axis in order)
+        return Geometry((i, j, k), affine, self.frame_of_reference_uid)
+
     def crop(self, start: npt.ArrayLike, stop: npt.ArrayLike) -> Geometry:
         """Grid of the voxels ``start <= index < stop``."""
         start, stop = np.asarray(start, dtype=int), np.asarray(stop, dtype=int)
@@ -162,6 +175,15 @@ class Volume:
     def with_array(self, array: AnyArray) -> Volume:
         """Another image on the same grid."""
         return replace(self, array=array)
+
+    def canonical(self) -> Volume:
+        """The same image with its voxels stored in the order of `Geometry.canonical`."""
+        return self.stored_as(self.geometry.canonical())
+
+    def stored_as(self, geometry: Geometry) -> Volume:
+        """The same image with its voxels stored in the order of another form of its grid."""
+        order = ornt_transform(io_orientation(self.geometry.affine), io_orientation(geometry.affine))
+        return Volume(np.ascontiguousarray(apply_orientation(self.array, order)), geometry)
 
     def to_sitk(self) -> sitk.Image:
         """As a SimpleITK image in LPS.

@@ -192,7 +192,7 @@ def network_images(visit: PreparedVisit, spacing_mm: float) -> dict[Role, Volume
     spacing_mm : float
         Isotropic spacing of the grid in mm.
     """
-    grid = visit.reference.geometry.axis_aligned_cover(spacing_mm)
+    grid = visit.reference.geometry.canonical().axis_aligned_cover(spacing_mm)
 
     def on_network_grid(role: Role) -> Volume:
         registration = visit.series_registrations.get(role)
@@ -216,6 +216,7 @@ def averaged_on_grid(image: Volume, grid: Geometry, transform: sitk.Transform | 
     transform : SimpleITK.Transform or None
         Maps points of ``grid`` to points of ``image``.
     """
+    image = image.canonical()
     ratio = grid.spacing[0] / np.asarray(image.geometry.spacing)
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) * 0.4
     array = image.array.astype(np.float32)
@@ -238,26 +239,25 @@ def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:
     Volume
         uint8 label map; background outside the grid of ``probabilities``.
     """
-    labels = np.zeros(geometry.shape, dtype=np.uint8)
+    target = geometry.canonical()
+    labels = np.zeros(target.shape, dtype=np.uint8)
     grid = probabilities[0].geometry
     tumour = np.argwhere(np.argmax(np.stack([p.array for p in probabilities]), axis=0) > 0)
     if len(tumour) == 0:
-        return Volume(labels, geometry)
+        return Volume(np.zeros(geometry.shape, dtype=np.uint8), geometry)
     # Where background is most probable at all eight neighbours it is in between: only voxels near others are computed.
-    around = grid.crop(tumour.min(axis=0) - 1, tumour.max(axis=0) + 2)
-    corners = geometry.to_index(around.corners())
-    start = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, geometry.shape)
-    stop = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, start, geometry.shape)
-    if np.any(stop == start):
-        return Volume(labels, geometry)
-    box = geometry.crop(start, stop)
-    channels = [
-        channel.resampled(box, outside=1.0 if label == TumourLabel.BACKGROUND else 0.0).array
-        for label, channel in enumerate(probabilities)
-    ]
-    inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    labels[inside] = np.argmax(np.stack(channels), axis=0)
-    return Volume(labels, geometry)
+    around = target.to_index(grid.crop(tumour.min(axis=0) - 1, tumour.max(axis=0) + 2).corners())
+    start = np.clip(np.floor(around.min(axis=0)).astype(int), 0, target.shape)
+    stop = np.clip(np.ceil(around.max(axis=0)).astype(int) + 1, start, target.shape)
+    if np.all(stop > start):
+        box = target.crop(start, stop)
+        channels = [
+            channel.resampled(box, outside=1.0 if label == TumourLabel.BACKGROUND else 0.0).array
+            for label, channel in enumerate(probabilities)
+        ]
+        inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        labels[inside] = np.argmax(np.stack(channels), axis=0)
+    return Volume(labels, target).stored_as(geometry)
 
 
 def mask_on_grid(mask: Volume, geometry: Geometry, transform: sitk.Transform | None) -> Volume:

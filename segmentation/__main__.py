@@ -68,7 +68,7 @@ def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component
         Role -> image; grids may differ, patient space must not.
     """
     reference = images[next(role for role in _REFERENCE_ORDER if role in images)].geometry
-    grid = reference.axis_aligned_cover(segmenter.description.spacing_mm)
+    grid = reference.canonical().axis_aligned_cover(segmenter.description.spacing_mm)
     tensors = {
         role: torch.from_numpy(averaged_on_grid(volume, grid).array) for role, volume in images.items()
     }
@@ -79,7 +79,7 @@ def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component
         print(f"note: {reason}", file=sys.stderr)
     background, ncr, ed, et = (Volume(p.numpy(), grid) for p in result.probabilities)
     labels = labels_on_grid((background, ncr, ed, et), reference)
-    minimum = min_component_ml * 1000 / reference.voxel_volume_mm3
+    minimum = min_component_ml * 1000 / reference.canonical().voxel_volume_mm3
     return labels.with_array(drop_small_components(torch.from_numpy(labels.array), minimum).numpy())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from imaging.geometry import Volume
 from imaging.labels import region_mask, volumes_ml
 from imaging.reader import read_volume
 from imaging.role_selection import select_roles
-from tests.app.conftest import Run, draw
+from tests.app.conftest import ROOT, Run, draw
 from training.nifti_to_dicom import visits_in_folder, wrap_nifti
 from training.phantom import PhantomTruth
 
@@ -146,6 +147,38 @@ def test_one_visit_found_by_the_network(run_app: RunApp, phantom: PhantomTruth, 
     assert dice > 0.6
     volumes = volumes_ml(found.array, found.geometry.voxel_volume_mm3)
     assert volumes == pytest.approx(result["visits"][0]["volumes_ml"])
+    assert not any("without" in w or "less sure" in w or "brain of" in w for w in result["warnings"])
+
+
+def test_what_the_network_lacked_or_does_not_know_is_in_the_report(
+    run_app: RunApp, patient: Path, tmp_path: Path
+) -> None:
+    """Two contrasts, and a model whose family this head is outside of in both respects."""
+    shutil.rmtree(patient / "visit2")
+    series = select_roles(read_catalog(patient).visits[0], required=frozenset()).chosen
+    for role in ("t1", "t2"):
+        for path in series[role].files:
+            path.unlink()
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "models", models)
+    metadata = models / "oncotwin_brats" / "configs" / "metadata.json"
+    document = json.loads(metadata.read_text())
+    document["oncotwin"]["family"] = {"largest_uncertainty": 0.01, "brain_volume_ml": [1.0, 2.0]}
+    metadata.write_text(json.dumps(document))
+    run = run_app(patient, "-m", str(models))
+    result = result_of(run)
+    expected = [
+        "Visit 1 was segmented without T1, T2.",
+        "Visit 1: The network is less sure of the tumour",
+        "Visit 1: The network finds a brain of",
+    ]
+    assert_conformant(run.output, result)
+    (report,) = (entry for entry in result["outputs"] if entry["sop_class"].startswith("Comprehensive"))
+    texts = pydicom.dcmread(run.output / report["file"]).ContentSequence[-1].ContentSequence
+    written = [t.TextValue for t in texts if t.ConceptNameCodeSequence[0].CodeMeaning == "Warning"]
+    for sentences in (result["warnings"], written):
+        for sentence in expected:
+            assert sum(said.startswith(sentence) for said in sentences) == 1, (sentence, sentences)
 
 
 def test_a_follow_up_of_another_head_stops_the_run(run_app: RunApp, shared: Path, tmp_path: Path) -> None:

@@ -54,6 +54,25 @@ def test_cover_covers_every_voxel(geometry: Geometry) -> None:
     np.testing.assert_allclose(cover.directions, np.eye(3), atol=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
+@given(geometry=geometries(), axes=st.permutations(range(3)), flips=st.sets(st.integers(0, 2)))
+def test_canonical_form_does_not_depend_on_the_order_of_voxels(
+    geometry: Geometry, axes: list[int], flips: set[int]
+) -> None:
+    volume = Volume(np.arange(np.prod(geometry.shape)).reshape(geometry.shape), geometry)
+    matrix, array = np.array(geometry.affine), np.flip(volume.array, tuple(flips)).transpose(axes)
+    for axis in flips:
+        matrix[:3, 3] += matrix[:3, axis] * (geometry.shape[axis] - 1)
+        matrix[:3, axis] *= -1
+    other = Volume(array, Geometry(array.shape, matrix[:, [*axes, 3]], "1.2.3"))
+    canonical = volume.canonical()
+    np.testing.assert_array_equal(canonical.array, other.canonical().array)
+    np.testing.assert_allclose(canonical.geometry.affine, other.canonical().geometry.affine, atol=2e-6)
+    np.testing.assert_array_equal(canonical.stored_as(geometry).array, volume.array)
+    first = np.argwhere(canonical.array == 0)[0]
+    np.testing.assert_allclose(canonical.geometry.to_patient(first), geometry.affine[:3, 3], atol=1e-5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(geometry=geometries(), data=st.data())
 def test_crop_keeps_places(geometry: Geometry, data: st.DataObject) -> None:
