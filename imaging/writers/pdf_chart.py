@@ -22,9 +22,9 @@ def draw_growth(axes: Axes, content: ReportContent) -> None:
         )
         for name, colour, middle, low, high in series:
             axes.fill_between(curve.days, low, high, color=colour, alpha=0.16, linewidth=0)
-            past = curve.days <= last_day
+            past, ahead = curve.days <= last_day, curve.days >= last_day
             axes.plot(curve.days[past], middle[past], color=colour, linewidth=1.3, label=f"model, {name}")
-            axes.plot(curve.days[~past], middle[~past], color=colour, linewidth=1.3, linestyle=(0, (4, 2)))
+            axes.plot(curve.days[ahead], middle[ahead], color=colour, linewidth=1.3, linestyle=(0, (4, 2)))
         axes.axvline(last_day, color=MUTED, linewidth=0.7, linestyle=":")
         axes.annotate(
             "forecast →",
