@@ -78,13 +78,17 @@ def _is_stable(orthanc: Orthanc, uid: str) -> bool:
     return bool(study["IsStable"])
 
 
-def test_results_by_c_store(start_gateway: StartGateway, orthanc: Orthanc, tmp_path: Path) -> None:
+def test_results_by_c_store_with_storage_commitment(
+    start_gateway: StartGateway, orthanc: Orthanc, tmp_path: Path
+) -> None:
     destination = {"kind": "cstore", "host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": "ORTHANC"}
-    gateway = start_gateway(destination=destination)
+    gateway = start_gateway(destination=destination, receiver={"allowed_callers": ["MODALITY", "ORTHANC"]})
+    orthanc.introduce("ONCOTWIN", gateway.receiver_port)
     files = make_study(tmp_path / "study", 20)
     send(files, gateway.receiver_port)
     wait_until(lambda: gateway.job_of(study_uid(files), "done"), 60, "the job is done")
     assert len(orthanc.objects(study_uid(files))) == RESULTS
+    assert "results delivered, storage committed" in gateway.written()
 
 
 def test_trouble_is_parked_with_its_reason_and_stops_nobody(

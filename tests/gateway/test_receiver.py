@@ -14,6 +14,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from gateway.audit import AuditLog
+from gateway.commitment import Commitments
 from gateway.folders import WorkFolder, instances_in, study_uid_of
 from gateway.metrics import Metrics
 from gateway.receiver import SOURCE, Receiver, client_context
@@ -35,7 +36,7 @@ def start(folders: WorkFolder) -> Iterator[StartReceiver]:
     def begin(pressure: str = "", **settings: Any) -> int:
         audit = AuditLog(folders.root / "audit.jsonl")
         section = ReceiverSection(port=0, allowed_callers=("MODALITY",), **settings)
-        receiver = Receiver(section, folders, lambda: pressure, audit, Metrics())
+        receiver = Receiver(section, folders, lambda: pressure, Commitments(True), audit, Metrics())
         running.append(receiver)
         return receiver.start()
 
@@ -52,7 +53,9 @@ def study(tmp_path: Path) -> list[Path]:
 def test_stopped_receiver_gives_the_temporary_folder_back(folders: WorkFolder) -> None:
     before = tempfile.gettempdir()
     section = ReceiverSection(port=0, allowed_callers=("MODALITY",))
-    receiver = Receiver(section, folders, lambda: "", AuditLog(folders.root / "audit.jsonl"), Metrics())
+    receiver = Receiver(
+        section, folders, lambda: "", Commitments(True), AuditLog(folders.root / "audit.jsonl"), Metrics()
+    )
     receiver.start()
     assert tempfile.gettempdir() == str(folders.incoming)
     receiver.stop()

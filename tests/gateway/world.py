@@ -129,6 +129,11 @@ class Orthanc:
         self.process.kill()
         self.process.wait()
 
+    def introduce(self, ae_title: str, port: int) -> None:
+        """Tell Orthanc where an application entity listens."""
+        modality = {"AET": ae_title, "Host": "127.0.0.1", "Port": port}
+        requests.put(f"{self.url}/modalities/{ae_title}", json=modality, timeout=30).raise_for_status()
+
     def upload(self, files: Iterable[Path]) -> None:
         with requests.Session() as session:
             for path in files:
