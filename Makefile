@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: gateway sbom lock wheelhouse image-base image image-run image-sizes image-check
+.PHONY: gateway sbom audit lock wheelhouse image-base image image-run image-sizes image-check
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -122,6 +122,10 @@ image-sizes:
 # What the image is made of, with licences: build/sbom.cdx.json and build/licences.csv.
 sbom: $(VENV)/.development
 	$(BIN)/python -m container.sbom -o build
+
+# Known vulnerabilities of what the lock pins; 75 where no vulnerability service answers. AUDIT_OPTIONS=--may-be-offline
+audit: $(VENV)/.development
+	$(BIN)/python -m container.audit requirements.lock $(AUDIT_OPTIONS)
 
 image-check: $(VENV)/.development
 	$(BIN)/python -m pytest -m image tests/container

@@ -8,6 +8,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from hera.workflows.models import WorkflowTemplate
+from pydantic import ValidationError
 
 from app.settings import load_settings
 from container.manifests import COMMAND
@@ -25,6 +27,16 @@ def read(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted((DEPLOY / "kubernetes").glob("*.yaml")), ids=lambda path: path.name)
 def test_kubernetes_schema(path: Path) -> None:
     kubernetes_validate.validate(yaml.safe_load(path.read_text()), "1.31", strict=True)
+
+
+def test_argo_schema() -> None:
+    """Hera's classes are generated from the schema of Argo Workflows; a key they do not have is an error."""
+    document = read("argo/workflow.yaml")
+    assert (document["apiVersion"], document["kind"]) == ("argoproj.io/v1alpha1", "WorkflowTemplate")
+    WorkflowTemplate.model_validate(document, extra="forbid")
+    document["spec"]["templates"][0]["retryStrategy"]["limits"] = "2"
+    with pytest.raises(ValidationError, match="retryStrategy.limits"):
+        WorkflowTemplate.model_validate(document, extra="forbid")
 
 
 def job() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
