@@ -35,7 +35,7 @@ def test_argo_schema() -> None:
     assert (document["apiVersion"], document["kind"]) == ("argoproj.io/v1alpha1", "WorkflowTemplate")
     WorkflowTemplate.model_validate(document, extra="forbid")
     document["spec"]["templates"][0]["retryStrategy"]["limits"] = "2"
-    with pytest.raises(ValidationError, match="retryStrategy.limits"):
+    with pytest.raises(ValidationError, match=r"retryStrategy\.limits"):
         WorkflowTemplate.model_validate(document, extra="forbid")
 
 
