@@ -2,12 +2,14 @@
 PYTHON ?= python3.11
 ENGINE ?= podman
 BASE ?= localhost/oncotwin-base:bookworm
-IMAGE ?= localhost/oncotwin:$(shell sed -n 's/^  version: //p' app.yaml)
+VERSION := $(shell sed -n 's/^  version: //p' app.yaml)
+IMAGE ?= localhost/oncotwin:$(VERSION)
+SERVICES_IMAGE ?= localhost/oncotwin-services:$(VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: gateway sbom audit lock wheelhouse image-base image image-run image-sizes image-check
+.PHONY: gateway sbom audit lock wheelhouse image-base image image-services image-run image-sizes image-check
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -86,9 +88,11 @@ train: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
 	$(BIN)/python -m training.train --preset cpu --out build/training $(if $(wildcard build/training/checkpoint.pt),--resume)
 
-# requirements.lock is kept in the repository; make lock after a change of requirements.txt.
+# The locks are kept in the repository; make lock after a change of requirements*.txt.
 lock: $(VENV)/.product
 	$(BIN)/python -m container.lock requirements.txt -o requirements.lock
+	$(BIN)/python -m container.lock requirements-gateway.txt requirements-label.txt --base requirements.lock \
+	  --alone monailabel==0.8.5 --source timeloop -o requirements-services.lock
 
 wheelhouse: $(VENV)/.product
 	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r requirements.lock -d build/wheelhouse
@@ -103,9 +107,19 @@ image-base:
 	  bookworm build/base.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
 	$(ENGINE) import -q build/base.tar $(BASE)
 
+# podman would write every step to the disk as a layer of its own, two gigabytes each.
+BUILD = $(ENGINE) build --network none $(if $(filter podman,$(ENGINE)),--layers=false) --build-arg BASE=$(BASE) \
+  --build-arg VERSION=$(VERSION)
 image: wheelhouse
 	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
-	$(ENGINE) build --network none --build-arg BASE=$(BASE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) -t $(IMAGE) .
+	$(BUILD) -t $(IMAGE) .
+
+# Gateway and MONAI Label server, for deploy/compose and clusters.
+image-services: wheelhouse
+	$(BIN)/python -m pip download --quiet --require-hashes --no-deps --no-build-isolation -r requirements-services.lock \
+	  -d build/wheelhouse
+	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
+	$(BUILD) --target services -t $(SERVICES_IMAGE) .
 
 # Never as root: root's own folders are handed to uid 1000.
 image-run:
@@ -125,7 +139,7 @@ sbom: $(VENV)/.development
 
 # Known vulnerabilities of what the lock pins; 75 where no vulnerability service answers. AUDIT_OPTIONS=--may-be-offline
 audit: $(VENV)/.development
-	$(BIN)/python -m container.audit requirements.lock $(AUDIT_OPTIONS)
+	$(BIN)/python -m container.audit requirements.lock requirements-services.lock $(AUDIT_OPTIONS)
 
 image-check: $(VENV)/.development
 	$(BIN)/python -m pytest -m image tests/container
