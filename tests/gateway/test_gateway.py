@@ -107,11 +107,11 @@ def test_results_by_c_store_with_storage_commitment(
 def test_trouble_is_parked_with_its_reason_and_stops_nobody(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-    gateway = start_gateway(jobs={"time_limit_seconds": 15, "max_attempts": 2})
+    gateway = start_gateway(jobs={"time_limit_seconds": 8, "max_attempts": 2, "workers": 3})
     expected = {
         "refuse": ("missing_slice", 1, "Series 3 lacks one slice"),
         "crash": ("killed", 2, "SIGSEGV"),
-        "hang": ("time_limit", 2, "time limit of 15 s"),
+        "hang": ("time_limit", 2, "time limit of 8 s"),
         "trace": ("internal", 2, "fault of the program"),
     }
     uids = {}
