@@ -7,8 +7,10 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS packages
 # Distributions that only others need: cupy and CUDA's Python on a machine without a GPU, what nilearn would need if it
 # were imported (its atlas is read as files), a load generator of Triton's client.
+# With LOCK=requirements-cuda.lock torch is CUDA's: nothing of CUDA is unused then (make image-gpu).
+ARG LOCK=requirements.lock
 ARG UNUSED="cupy-cuda13x cuda-python cuda-bindings cuda-core perf-analyzer pandas scikit-learn joblib"
-COPY requirements.lock /tmp/
+COPY ${LOCK} /tmp/requirements.lock
 RUN --mount=type=bind,source=build/wheelhouse,target=/wheels \
     python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --quiet --no-index --find-links /wheels --no-cache-dir --no-deps --require-hashes \

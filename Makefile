@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: gateway sbom audit lock wheelhouse image-base image image-services image-run image-sizes image-check
+.PHONY: gateway sbom audit lock wheelhouse image-base image image-services image-gpu image-run image-sizes image-check image-check-all
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -88,14 +88,18 @@ train: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
 	$(BIN)/python -m training.train --preset cpu --out build/training $(if $(wildcard build/training/checkpoint.pt),--resume)
 
-# The locks are kept in the repository; make lock after a change of requirements*.txt.
+# The locks are kept in the repository; make lock after a change of requirements*.txt. This machine's pip may be set to
+# prefer a build of torch for the CPU; the public index has CUDA's.
 lock: $(VENV)/.product
 	$(BIN)/python -m container.lock requirements.txt -o requirements.lock
+	PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= $(BIN)/python -m container.lock requirements.txt --like requirements.lock \
+	  -o requirements-cuda.lock
 	$(BIN)/python -m container.lock requirements-gateway.txt requirements-label.txt --base requirements.lock \
 	  --alone monailabel==0.8.5 --source timeloop -o requirements-services.lock
 
+LOCK ?= requirements.lock
 wheelhouse: $(VENV)/.product
-	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r requirements.lock -d build/wheelhouse
+	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r $(LOCK) -d build/wheelhouse
 
 # Debian bookworm with Python 3.11 and nothing else, from this machine's own package sources; as root.
 image-base:
@@ -109,10 +113,15 @@ image-base:
 
 # podman would write every step to the disk as a layer of its own, two gigabytes each.
 BUILD = $(ENGINE) build --network none $(if $(filter podman,$(ENGINE)),--layers=false) --build-arg BASE=$(BASE) \
-  --build-arg VERSION=$(VERSION)
+  --build-arg VERSION=$(VERSION) --build-arg LOCK=$(LOCK)
 image: wheelhouse
 	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
-	$(BUILD) -t $(IMAGE) .
+	$(BUILD) $(BUILD_OPTIONS) -t $(IMAGE) .
+
+# The same application with CUDA's torch, for hosts with a GPU; BASE may name a CUDA runtime with Python 3.11.
+image-gpu:
+	$(MAKE) image LOCK=requirements-cuda.lock IMAGE=$(IMAGE)-gpu \
+	  BUILD_OPTIONS='--build-arg UNUSED="perf-analyzer pandas scikit-learn joblib"'
 
 # Gateway and MONAI Label server, for deploy/compose and clusters.
 image-services: wheelhouse
@@ -141,8 +150,12 @@ sbom: $(VENV)/.development
 audit: $(VENV)/.development
 	$(BIN)/python -m container.audit requirements.lock requirements-services.lock $(AUDIT_OPTIONS)
 
+# image-check: minutes, as CI does it; image-check-all: whole runs too, and the services.
 image-check: $(VENV)/.development
-	$(BIN)/python -m pytest -m image tests/container
+	$(BIN)/python -m pytest -m "image and not slow" tests/container
+
+image-check-all: $(VENV)/.development
+	$(BIN)/python -m pytest -m image
 
 clean:
 	rm -rf $(DEMO) out build

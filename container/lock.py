@@ -46,12 +46,18 @@ def lock_text(entries: Sequence[dict[str, Any]], source: str, name: str) -> str:
     return HEADER.format(source=source, name=name) + "\n".join(sorted(lines)) + "\n"
 
 
+def pins_of(lock: Path) -> dict[str, str]:
+    """Versions in a lock by name."""
+    return dict(re.findall(r"^([^#\s]\S*)==(\S+) ", lock.read_text(encoding="utf-8"), re.MULTILINE))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the lock file."""
     parser = argparse.ArgumentParser(prog="python -m container.lock", description=__doc__)
     parser.add_argument("requirements", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--base", type=Path, help="lock whose versions hold and whose packages are left out")
+    parser.add_argument("--like", type=Path, help="lock whose versions hold, whatever build of them there is")
     parser.add_argument(
         "--alone", metavar="PIN", action="append", default=[], help="package taken without what it asks for"
     )
@@ -67,10 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
     known = set[str]()
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         if options.base is not None:
-            pins = re.findall(r"^(\S+)==(\S+) ", options.base.read_text(encoding="utf-8"), re.MULTILINE)
-            known = {name for name, _ in pins}
-            constraints.write("".join(f"{name}=={version}\n" for name, version in pins))
-            constraints.flush()
+            pins = pins_of(options.base)
+            known = set(pins)
+            constraints.write("".join(f"{name}=={version}\n" for name, version in pins.items()))
+        if options.like is not None:
+            pins = pins_of(options.like)
+            constraints.write("".join(f"{n}=={v.partition('+')[0]}\n" for n, v in pins.items()))
+        constraints.flush()
         sources = [f"--no-binary={name}" for name in options.source]
         entries = resolve(wanted, f"--constraint={constraints.name}", *sources)
     if options.alone:

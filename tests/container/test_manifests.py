@@ -52,6 +52,14 @@ def locked(name: str) -> dict[str, str]:
     )
 
 
+def test_the_lock_for_gpus_differs_in_torch_only() -> None:
+    """CUDA's torch and what it brings; every other package in the version that was tested."""
+    cpu, gpu = locked("requirements.lock"), locked("requirements-cuda.lock")
+    assert {name: version.partition("+")[0] for name, version in cpu.items()}.items() <= gpu.items()
+    added = gpu.keys() - cpu.keys()
+    assert all(name.startswith(("nvidia-", "cuda-")) or name == "triton" for name in added), added
+
+
 @pytest.mark.parametrize("source", ["requirements.txt", "requirements-gateway.txt", "requirements-label.txt"])
 def test_locks_hold_every_pin_with_a_hash(source: str) -> None:
     """The services' lock goes in beside the application's and repeats nothing of it."""
