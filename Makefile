@@ -8,8 +8,9 @@ SERVICES_IMAGE ?= localhost/oncotwin-services:$(VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+comma := ,
 
-.PHONY: gateway sbom audit lock wheelhouse image-base image image-services image-gpu image-run image-sizes image-check image-check-all
+.PHONY: gateway sbom audit lock wheelhouse image-base image-orthanc image image-services image-gpu image-run image-sizes image-check image-check-all
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -20,6 +21,7 @@ help:
 	@echo "make real      the application on the real cases beside the repository, where they exist"
 	@echo "make gateway   the PACS gateway, settings by CONFIG=gateway.yaml"
 	@echo "make image     the MONAI Application Package; make image-run IN=… OUT=… runs it"
+	@echo "make audit     known vulnerabilities of what the locks pin"
 	@echo "make train     train the segmentation network on simulated patients (CPU preset)"
 
 # The product's pins; holoscan looks for CUDA's runtime beside its own libraries.
@@ -61,11 +63,11 @@ gateway: $(VENV)/.gateway
 
 # Validators and archives that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
 # known here.
-TOOLS := g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils orthanc orthanc-dicomweb chromium openssl
+TOOLS := g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils orthanc orthanc-dicomweb chromium openssl postgresql
 system-tools:
 	@command -v g++ >/dev/null && command -v dciodvfy >/dev/null && command -v dsrdump >/dev/null && command -v pdftoppm >/dev/null \
 	  && command -v java >/dev/null && test -f /usr/share/java/pixelmed.jar && command -v Orthanc >/dev/null \
-	  && test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v chromium >/dev/null && command -v openssl >/dev/null || \
+	  && test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v chromium >/dev/null && command -v openssl >/dev/null && test -d /usr/lib/postgresql || \
 	  { test "$$(id -u)" = 0 || { echo "Install $(TOOLS), then run make test again."; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TOOLS); }
 
@@ -101,15 +103,26 @@ LOCK ?= requirements.lock
 wheelhouse: $(VENV)/.product
 	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r $(LOCK) -d build/wheelhouse
 
-# Debian bookworm with Python 3.11 and nothing else, from this machine's own package sources; as root.
-image-base:
+# An image of Debian bookworm from this machine's own package sources, as root: packages, tag, options of the import.
+define debian_image
 	mkdir -p build
-	mmdebstrap --quiet --variant=essential --include=python3,python3-venv,libstdc++6,libgomp1 \
+	mmdebstrap --quiet --variant=essential --include=$(1) \
 	  --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 	  --customize-hook='rm -rf "$$1"/etc/apt/sources.list "$$1"/etc/apt/sources.list.d/* "$$1"/var/lib/apt/lists/*' \
-	  bookworm build/base.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
-	$(ENGINE) import -q build/base.tar $(BASE)
+	  bookworm build/debian.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
+	$(ENGINE) import -q $(3) build/debian.tar $(2)
+	rm build/debian.tar
+endef
+
+# Python 3.11 and nothing else.
+image-base:
+	$(call debian_image,python3$(comma)python3-venv$(comma)libstdc++6$(comma)libgomp1,$(BASE))
+
+# Debian's Orthanc, for the test of the compose file; a hospital takes a maintained image.
+image-orthanc:
+	$(call debian_image,orthanc$(comma)orthanc-dicomweb,localhost/orthanc:bookworm,\
+	  --change 'ENTRYPOINT ["/usr/sbin/Orthanc"$(comma) "/etc/orthanc/orthanc.json"]')
 
 # podman would write every step to the disk as a layer of its own, two gigabytes each.
 BUILD = $(ENGINE) build --network none $(if $(filter podman,$(ENGINE)),--layers=false) --build-arg BASE=$(BASE) \

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from gateway.settings import WebSection
+from gateway.web import session_for
 from tests.gateway.conftest import StartGateway
 from tests.gateway.stand_in import RESULTS
 from tests.gateway.world import (
@@ -165,6 +167,11 @@ def test_page_over_https_links_to_the_viewer(start_gateway: StartGateway, tmp_pa
         requests.get(gateway.status_url, timeout=10)
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(gateway.status_url.replace("https:", "http:"), timeout=10)
+    # As the gateway asks other systems: their authority is in its settings, or they are not believed.
+    ours = WebSection(url=gateway.status_url, authority=pems["authority"])
+    assert session_for(ours).get(f"{ours.url}/healthz").ok
+    with pytest.raises(requests.exceptions.SSLError):
+        session_for(WebSection(url=gateway.status_url)).get(f"{ours.url}/healthz")
     answer = gateway.get("/")
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
