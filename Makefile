@@ -2,12 +2,15 @@
 PYTHON ?= python3.11
 ENGINE ?= podman
 BASE ?= localhost/oncotwin-base:bookworm
-IMAGE ?= localhost/oncotwin:$(shell sed -n 's/^  version: //p' app.yaml)
+VERSION := $(shell sed -n 's/^  version: //p' app.yaml)
+IMAGE ?= localhost/oncotwin:$(VERSION)
+SERVICES_IMAGE ?= localhost/oncotwin-services:$(VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+comma := ,
 
-.PHONY: gateway sbom lock wheelhouse image-base image image-run image-sizes image-check
+.PHONY: gateway sbom audit lock wheelhouse image-base image-orthanc image image-services image-gpu image-run image-sizes image-check image-check-all
 .PHONY: help demo label test test-all lint real train clean system-tools
 
 help:
@@ -18,6 +21,7 @@ help:
 	@echo "make real      the application on the real cases beside the repository, where they exist"
 	@echo "make gateway   the PACS gateway, settings by CONFIG=gateway.yaml"
 	@echo "make image     the MONAI Application Package; make image-run IN=… OUT=… runs it"
+	@echo "make audit     known vulnerabilities of what the locks pin"
 	@echo "make train     train the segmentation network on simulated patients (CPU preset)"
 
 # The product's pins; holoscan looks for CUDA's runtime beside its own libraries.
@@ -64,11 +68,11 @@ gateway: $(VENV)/.gateway $(VENV)/.kernels
 
 # Validators and archives that the tests call, and the compiler that runs the CUDA source on the CPU; only Debian and Ubuntu are
 # known here.
-TOOLS := g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils orthanc orthanc-dicomweb chromium openssl
+TOOLS := g++ dicom3tools dcmtk pixelmed-apps default-jre-headless poppler-utils orthanc orthanc-dicomweb chromium openssl postgresql
 system-tools:
 	@command -v g++ >/dev/null && command -v dciodvfy >/dev/null && command -v dsrdump >/dev/null && command -v pdftoppm >/dev/null \
 	  && command -v java >/dev/null && test -f /usr/share/java/pixelmed.jar && command -v Orthanc >/dev/null \
-	  && test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v chromium >/dev/null && command -v openssl >/dev/null || \
+	  && test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v chromium >/dev/null && command -v openssl >/dev/null && test -d /usr/lib/postgresql || \
 	  { test "$$(id -u)" = 0 || { echo "Install $(TOOLS), then run make test again."; exit 1; }; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TOOLS); }
 
@@ -94,26 +98,58 @@ train: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
 	$(BIN)/python -m training.train --preset cpu --out build/training $(if $(wildcard build/training/checkpoint.pt),--resume)
 
-# requirements.lock is kept in the repository; make lock after a change of requirements.txt.
+# The locks are kept in the repository; make lock after a change of requirements*.txt. This machine's pip may be set to
+# prefer a build of torch for the CPU; the public index has CUDA's.
 lock: $(VENV)/.product
 	$(BIN)/python -m container.lock requirements.txt -o requirements.lock
+	PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= $(BIN)/python -m container.lock requirements.txt --like requirements.lock \
+	  -o requirements-cuda.lock
+	$(BIN)/python -m container.lock requirements-gateway.txt requirements-label.txt --base requirements.lock \
+	  --alone monailabel==0.8.5 --source timeloop -o requirements-services.lock
 
+LOCK ?= requirements.lock
 wheelhouse: $(VENV)/.product
-	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r requirements.lock -d build/wheelhouse
+	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r $(LOCK) -d build/wheelhouse
 
-# Debian bookworm with Python 3.11 and nothing else, from this machine's own package sources; as root.
-image-base:
+# An image of Debian bookworm from this machine's own package sources, as root: packages, tag, options of the import.
+define debian_image
 	mkdir -p build
-	mmdebstrap --quiet --variant=essential --include=python3,python3-venv,libstdc++6,libgomp1 \
+	mmdebstrap --quiet --variant=essential --include=$(1) \
 	  --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 	  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 	  --customize-hook='rm -rf "$$1"/etc/apt/sources.list "$$1"/etc/apt/sources.list.d/* "$$1"/var/lib/apt/lists/*' \
-	  bookworm build/base.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
-	$(ENGINE) import -q build/base.tar $(BASE)
+	  bookworm build/debian.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
+	$(ENGINE) import -q $(3) build/debian.tar $(2)
+	rm build/debian.tar
+endef
 
+# Python 3.11 and nothing else.
+image-base:
+	$(call debian_image,python3$(comma)python3-venv$(comma)libstdc++6$(comma)libgomp1,$(BASE))
+
+# Debian's Orthanc, for the test of the compose file; a hospital takes a maintained image.
+image-orthanc:
+	$(call debian_image,orthanc$(comma)orthanc-dicomweb,localhost/orthanc:bookworm,\
+	  --change 'ENTRYPOINT ["/usr/sbin/Orthanc"$(comma) "/etc/orthanc/orthanc.json"]')
+
+# podman would write every step to the disk as a layer of its own, two gigabytes each.
+BUILD = $(ENGINE) build --network none $(if $(filter podman,$(ENGINE)),--layers=false) --build-arg BASE=$(BASE) \
+  --build-arg VERSION=$(VERSION) --build-arg LOCK=$(LOCK)
 image: wheelhouse
 	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
-	$(ENGINE) build --network none --build-arg BASE=$(BASE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) -t $(IMAGE) .
+	$(BUILD) $(BUILD_OPTIONS) -t $(IMAGE) .
+
+# The same application with CUDA's torch, for hosts with a GPU; BASE may name a CUDA runtime with Python 3.11.
+image-gpu:
+	$(MAKE) image LOCK=requirements-cuda.lock IMAGE=$(IMAGE)-gpu \
+	  BUILD_OPTIONS='--build-arg UNUSED="perf-analyzer pandas scikit-learn joblib"'
+
+# Gateway and MONAI Label server, for deploy/compose and clusters.
+image-services: wheelhouse
+	$(BIN)/python -m pip download --quiet --require-hashes --no-deps --no-build-isolation -r requirements-services.lock \
+	  -d build/wheelhouse
+	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
+	$(BUILD) --target services -t $(SERVICES_IMAGE) .
 
 # Never as root: root's own folders are handed to uid 1000.
 image-run:
@@ -131,8 +167,16 @@ image-sizes:
 sbom: $(VENV)/.development
 	$(BIN)/python -m container.sbom -o build
 
+# Known vulnerabilities of what the lock pins; 75 where no vulnerability service answers. AUDIT_OPTIONS=--may-be-offline
+audit: $(VENV)/.development
+	$(BIN)/python -m container.audit requirements.lock requirements-services.lock $(AUDIT_OPTIONS)
+
+# image-check: minutes, as CI does it; image-check-all: whole runs too, and the services.
 image-check: $(VENV)/.development
-	$(BIN)/python -m pytest -m image tests/container
+	$(BIN)/python -m pytest -m "image and not slow" tests/container
+
+image-check-all: $(VENV)/.development
+	$(BIN)/python -m pytest -m image
 
 clean:
 	rm -rf $(DEMO) out build

@@ -17,9 +17,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import dask
-from distributed import Client, LocalCluster
+if TYPE_CHECKING:
+    from distributed import Client
 
 DEFAULT_COMMAND = (sys.executable, "-m", "app")
 _PR_SET_PDEATHSIG = 1
@@ -146,6 +147,10 @@ def open_cluster(scheduler: str = "", workers: int = 1) -> Client:
     workers : int
         Number of local workers; each runs one application at a time.
     """
+    # Each run imports this module, and Dask takes half of a second.
+    import dask
+    from distributed import Client, LocalCluster
+
     # Dask would silently run a task again whose worker died; attempts are counted and limited elsewhere.
     dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.comm.timeouts.connect": "10s"})
     if scheduler:

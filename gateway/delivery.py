@@ -13,13 +13,18 @@ import pydicom
 import requests
 from pydicom.dataset import Dataset
 from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
+from gateway.commitment import Commitments, Request
 from gateway.receiver import client_context
 from gateway.settings import StoreDestination, StowDestination
 from gateway.web import dicomweb, value
 
 _SOP_INSTANCE_UID = "00080018"
 _SUCCESS_OR_WARNING = (0x0000, 0xB000, 0xB006, 0xB007)
+# Archives that answer at once do so on the association that asked; the others open one to our receiver.
+_SAME_ASSOCIATION_SECONDS = 2.0
 
 
 class DeliveryError(Exception):
@@ -47,13 +52,18 @@ def objects_of(results: Path) -> list[ResultObject]:
     return found
 
 
-def deliver(objects: Sequence[ResultObject], destination: StowDestination | StoreDestination) -> int:
-    """Bring objects to the destination.
+@dataclass(frozen=True)
+class Receipt:
+    """What the destination did: objects sent (those that were there already are not sent again) and committed to."""
 
-    Returns
-    -------
-    int
-        How many were sent; those that were there already are not sent again.
+    sent: int
+    committed: int = 0
+
+
+def deliver(
+    objects: Sequence[ResultObject], destination: StowDestination | StoreDestination, commitments: Commitments
+) -> Receipt:
+    """Bring objects to the destination.
 
     Raises
     ------
@@ -61,8 +71,8 @@ def deliver(objects: Sequence[ResultObject], destination: StowDestination | Stor
         When some could not be delivered; to be tried again.
     """
     if isinstance(destination, StowDestination):
-        return _by_stow(objects, destination)
-    return _by_store(objects, destination)
+        return Receipt(_by_stow(objects, destination))
+    return _by_store(objects, destination, commitments)
 
 
 def _by_stow(objects: Sequence[ResultObject], destination: StowDestination) -> int:
@@ -94,10 +104,14 @@ def _by_stow(objects: Sequence[ResultObject], destination: StowDestination) -> i
     return len(missing)
 
 
-def _by_store(objects: Sequence[ResultObject], destination: StoreDestination) -> int:
-    entity = AE(ae_title="ONCOTWIN")
+def _by_store(
+    objects: Sequence[ResultObject], destination: StoreDestination, commitments: Commitments
+) -> Receipt:
+    entity = AE(ae_title=destination.calling_ae_title)
     for sop_class in {item.sop_class for item in objects}:
         entity.add_requested_context(sop_class)
+    if commitments.has_receiver and destination.storage_commitment != "never":
+        entity.add_requested_context(StorageCommitmentPushModel)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 60
     tls = (client_context(destination.tls), None) if destination.tls else None
     association = entity.associate(
@@ -105,18 +119,47 @@ def _by_store(objects: Sequence[ResultObject], destination: StoreDestination) ->
     )
     if not association.is_established:
         raise DeliveryError("The destination refused or did not answer the association.")
+    transaction_uid = commitments.begin()
+    request = Request(association, commitments, transaction_uid)
     try:
-        for item in objects:
-            try:
-                status = association.send_c_store(_dataset(item)).get("Status")
-            except (ValueError, RuntimeError) as error:
-                raise DeliveryError("The destination takes no such object, or hung up.") from error
-            if status not in _SUCCESS_OR_WARNING:
-                told = "no status" if status is None else f"status {status:#06x}"
-                raise DeliveryError(f"The destination answered {told}.")
-    finally:
+        _store(association, objects)
+        if not request.is_offered or not request.send((item.sop_class, item.sop_uid) for item in objects):
+            if destination.storage_commitment == "required":
+                raise DeliveryError("The destination does not offer storage commitment, which is required.")
+            return Receipt(len(objects))
+        committed = request.wait(_SAME_ASSOCIATION_SECONDS)
         association.release()
-    return len(objects)
+        if committed is None:
+            committed = commitments.wait(transaction_uid, destination.commitment_timeout_seconds)
+        return _committed(objects, committed, destination)
+    except (ValueError, RuntimeError) as error:
+        raise DeliveryError("The destination takes no such object, or hung up.") from error
+    finally:
+        commitments.end(transaction_uid)
+        association.release()
+
+
+def _store(association: Association, objects: Sequence[ResultObject]) -> None:
+    for item in objects:
+        status = association.send_c_store(_dataset(item)).get("Status")
+        if status not in _SUCCESS_OR_WARNING:
+            told = "no status" if status is None else f"status {status:#06x}"
+            raise DeliveryError(f"The destination answered {told}.")
+
+
+def _committed(
+    objects: Sequence[ResultObject], committed: frozenset[str] | None, destination: StoreDestination
+) -> Receipt:
+    """An archive that took the request owes an answer that names every object."""
+    if committed is None:
+        raise DeliveryError(
+            "The destination took the request for storage commitment but did not answer within "
+            f"{destination.commitment_timeout_seconds:g} s; does it know our receiver?"
+        )
+    lost = sum(item.sop_uid not in committed for item in objects)
+    if lost:
+        raise DeliveryError(f"The destination did not commit to {lost} of {len(objects)} objects.")
+    return Receipt(len(objects), len(objects))
 
 
 def _dataset(item: ResultObject) -> Dataset:

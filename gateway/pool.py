@@ -11,6 +11,8 @@ from app.engine import Outcome, open_cluster
 from gateway.attempt import Assignment, Report, perform
 
 _HEAL_AFTER_SECONDS = 30.0
+# While it connects again by itself, Dask keeps what is submitted.
+_USABLE = ("running", "connecting")
 logger = logging.getLogger("oncotwin.gateway")
 
 
@@ -45,6 +47,8 @@ class Pool:
         OSError
             When the cluster cannot be reached.
         """
+        if self._client is not None and self._client.status not in _USABLE:
+            self._client = None  # Dask gave up on a scheduler that was away for long
         if self._client is None:
             try:
                 self._client = open_cluster(self._scheduler, self._workers)

@@ -24,11 +24,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     MRImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
+    StorageCommitmentPushModel,
     Verification,
 )
 from pynetdicom.transport import ThreadedAssociationServer
 
 from gateway.audit import AuditLog, Event, Outcome
+from gateway.commitment import Commitments
 from gateway.folders import WorkFolder, instances_in, is_uid
 from gateway.metrics import Metrics
 from gateway.settings import ReceiverSection, TlsSection
@@ -65,6 +67,8 @@ class Receiver:
         Where instances go.
     pressure : callable
         Says why nothing can be taken now; empty when all is well.
+    commitments : Commitments
+        Gets the answers to our requests for storage commitment.
     audit, metrics
         Told about every association and every refusal.
     """
@@ -74,12 +78,14 @@ class Receiver:
         settings: ReceiverSection,
         folders: WorkFolder,
         pressure: Callable[[], str],
+        commitments: Commitments,
         audit: AuditLog,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._folders = folders
         self._pressure = pressure
+        self._commitments = commitments
         self._audit = audit
         self._metrics = metrics
         self._lock = threading.Lock()
@@ -101,12 +107,15 @@ class Receiver:
         entity.add_supported_context(Verification)
         for storage_class in STORAGE_CLASSES:
             entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+        # Here the caller is the provider: it keeps what we sent and reports to us.
+        entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         entity.require_called_aet = True
         entity.require_calling_aet = list(settings.allowed_callers)
         entity.maximum_associations = settings.max_associations
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = settings.idle_timeout_seconds
         handlers = [
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_EVENT_REPORT, self._commitments.settle),
             (evt.EVT_REJECTED, self._tell_rejected),
             (evt.EVT_ESTABLISHED, self._tell_established),
         ]

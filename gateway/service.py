@@ -19,7 +19,8 @@ from app.engine import Outcome as RunOutcome
 from app.engine import RunLimits, split_command
 from gateway.attempt import RESULTS, Assignment, Report
 from gateway.audit import AuditLog, Event, Outcome
-from gateway.delivery import DeliveryError, deliver, objects_of
+from gateway.commitment import Commitments
+from gateway.delivery import DeliveryError, Receipt, deliver, objects_of
 from gateway.folders import WorkFolder, instances_in, key_of, study_uid_of
 from gateway.jobs import ACTIVE, Job, JobTable, State, active_count
 from gateway.metrics import Metrics
@@ -49,16 +50,19 @@ class Gateway:
         self.jobs = JobTable(settings.database_url)
         self.metrics = Metrics()
         self.audit = AuditLog(self.folders.root / "audit.jsonl")
+        self._commitments = Commitments(has_receiver=settings.receiver is not None)
         self.receiver_port = 0
         self._receiver = (
-            Receiver(settings.receiver, self.folders, self.pressure, self.audit, self.metrics)
+            Receiver(
+                settings.receiver, self.folders, self.pressure, self._commitments, self.audit, self.metrics
+            )
             if settings.receiver
             else None
         )
         self._orthanc = OrthancWatch(settings.orthanc, self.jobs, self.folders) if settings.orthanc else None
         self._pool = Pool(settings.jobs.scheduler, settings.jobs.workers)
         self._couriers = ThreadPoolExecutor(_DELIVERIES_AT_ONCE, thread_name_prefix="courier")
-        self._deliveries: dict[str, Future[int]] = {}
+        self._deliveries: dict[str, Future[Receipt]] = {}
         self._seen: dict[Path, float] = {}
         self._next_poll = self._next_cleaning = 0.0
 
@@ -200,13 +204,14 @@ class Gateway:
             if job.id not in self._deliveries:
                 self._deliveries[job.id] = self._couriers.submit(self._carry, job)
 
-    def _carry(self, job: Job) -> int:
+    def _carry(self, job: Job) -> Receipt:
         objects = objects_of(self.folders.job(job.id) / RESULTS)
         # Noted first: what comes back to us as part of the study must not count as a new version of it.
         self.jobs.remember_results(job, (key_of(item.sop_uid) for item in objects))
-        return deliver(objects, self.settings.destination) if self.settings.destination else 0
+        destination = self.settings.destination
+        return deliver(objects, destination, self._commitments) if destination else Receipt(0)
 
-    def _settle_delivery(self, job_id: str, delivery: Future[int]) -> None:
+    def _settle_delivery(self, job_id: str, delivery: Future[Receipt]) -> None:
         job = self.jobs.get(job_id)
         if job is None or job.state is not State.DELIVERING:
             return
@@ -214,13 +219,13 @@ class Gateway:
         if error is None:
             self.jobs.move(job, State.DONE)
             self.metrics.deliveries.labels("done").inc()
-            self.metrics.sent.inc(delivery.result())
+            self.metrics.sent.inc(delivery.result().sent)
             self.audit.write(
                 Event.TRANSFERRED,
-                "results delivered",
+                "results delivered" + (", storage committed" if delivery.result().committed else ""),
                 participant=self._destination,
                 study_uid=job.study_uid,
-                count=delivery.result(),
+                count=delivery.result().sent,
             )
             logger.info("job %s: done", job.id[:8])
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -89,12 +89,19 @@ class StowDestination(WebSection):
 
 
 class StoreDestination(_Section):
-    """Results go back by C-STORE."""
+    """Results go back by C-STORE.
+
+    ``storage_commitment``: asked for where the destination offers it, by default; its answer comes on the same
+    association or to our receiver, without which it is not asked for. ``calling_ae_title``: ours.
+    """
 
     kind: Literal["cstore"]
     host: str
     port: Port
     ae_title: AETitle
+    calling_ae_title: AETitle = "ONCOTWIN"
+    storage_commitment: Literal["where_offered", "required", "never"] = "where_offered"
+    commitment_timeout_seconds: Positive = 60.0
     tls: TlsSection | None = None
 
 
@@ -167,6 +174,19 @@ class Settings(_Section):
     rules: tuple[RuleSection, ...] = (RuleSection(),)
     jobs: JobsSection = JobsSection()
     status: StatusSection = StatusSection()
+
+    @model_validator(mode="after")
+    def _commitment_can_be_answered(self) -> Settings:
+        destination = self.destination
+        if (
+            isinstance(destination, StoreDestination)
+            and destination.storage_commitment == "required"
+            and self.receiver is None
+        ):
+            raise ValueError(
+                "destination.storage_commitment is required, which needs a receiver for the answer"
+            )
+        return self
 
     @property
     def database_url(self) -> str:

@@ -66,6 +66,7 @@ def test_no_shell_no_compiler_no_set_user_programs() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_whole_run_as_a_stranger(patient: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = podman(*mounted(patient, output, IMAGE))
@@ -93,7 +94,7 @@ def test_first_line_within_five_seconds_and_exit_code(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("seconds", [0, 8, 20])
+@pytest.mark.parametrize("seconds", [0, 8, pytest.param(20, marks=pytest.mark.slow)])
 def test_stop_leaves_nothing(patient: Path, tmp_path: Path, seconds: int) -> None:
     name = f"oncotwin-stop-{os.getpid()}-{seconds}"
     output = tmp_path / "out"

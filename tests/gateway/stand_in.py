@@ -35,7 +35,9 @@ def main() -> int:
         return 3
     if order == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    if order == "hang":
+    marker = Path(options.o).parent / "hung"
+    if order == "hang" or (order == "hang once" and not marker.exists()):
+        marker.touch()
         time.sleep(600)
     if order == "trace":
         raise ValueError(f"cannot use {latest.PatientName}")

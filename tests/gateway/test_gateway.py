@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import requests
 
+from gateway.settings import WebSection
+from gateway.web import session_for
 from tests.gateway.conftest import StartGateway
 from tests.gateway.stand_in import RESULTS
-from tests.gateway.world import NAME, ROOT, Orthanc, make_study, send, study_uid, wait_until
+from tests.gateway.world import (
+    NAME,
+    ROOT,
+    Orthanc,
+    descendants,
+    make_certificates,
+    make_study,
+    send,
+    study_uid,
+    wait_until,
+)
 
 
 def test_from_a_modality_to_the_archive_once(
@@ -78,23 +93,27 @@ def _is_stable(orthanc: Orthanc, uid: str) -> bool:
     return bool(study["IsStable"])
 
 
-def test_results_by_c_store(start_gateway: StartGateway, orthanc: Orthanc, tmp_path: Path) -> None:
+def test_results_by_c_store_with_storage_commitment(
+    start_gateway: StartGateway, orthanc: Orthanc, tmp_path: Path
+) -> None:
     destination = {"kind": "cstore", "host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": "ORTHANC"}
-    gateway = start_gateway(destination=destination)
+    gateway = start_gateway(destination=destination, receiver={"allowed_callers": ["MODALITY", "ORTHANC"]})
+    orthanc.introduce("ONCOTWIN", gateway.receiver_port)
     files = make_study(tmp_path / "study", 20)
     send(files, gateway.receiver_port)
     wait_until(lambda: gateway.job_of(study_uid(files), "done"), 60, "the job is done")
     assert len(orthanc.objects(study_uid(files))) == RESULTS
+    assert "results delivered, storage committed" in gateway.written()
 
 
 def test_trouble_is_parked_with_its_reason_and_stops_nobody(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-    gateway = start_gateway(jobs={"time_limit_seconds": 15, "max_attempts": 2})
+    gateway = start_gateway(jobs={"time_limit_seconds": 8, "max_attempts": 2, "workers": 3})
     expected = {
         "refuse": ("missing_slice", 1, "Series 3 lacks one slice"),
         "crash": ("killed", 2, "SIGSEGV"),
-        "hang": ("time_limit", 2, "time limit of 15 s"),
+        "hang": ("time_limit", 2, "time limit of 8 s"),
         "trace": ("internal", 2, "fault of the program"),
     }
     uids = {}
@@ -116,36 +135,69 @@ def test_trouble_is_parked_with_its_reason_and_stops_nobody(
     assert "no t1ce" in ignored["sentence"]
     assert NAME.split("^")[0] not in gateway.written()
 
-    page = _browser_text(f"http://127.0.0.1:{gateway.status_port}/")
+    page = _browser_text(gateway.status_url)
     assert "parked" in page
     assert "Series 3 lacks one slice" in page
-    metrics = requests.get(f"http://127.0.0.1:{gateway.status_port}/metrics", timeout=5).text
+    metrics = gateway.get("/metrics").text
     assert 'oncotwin_jobs{state="parked"} 4.0' in metrics
 
 
-def _browser_text(url: str) -> str:
+def _browser_text(url: str, *options: str) -> str:
     """The page as Chromium builds it."""
     done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom", url],
+        [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", *options,
+            "--dump-dom", url,
+        ],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return done.stdout
 
 
+def test_page_over_https_links_to_the_viewer(start_gateway: StartGateway, tmp_path: Path) -> None:
+    pems = make_certificates(tmp_path / "pki")
+    viewer = "https://viewer.example.org/viewer?StudyInstanceUIDs={study}&mode=a"
+    status = {"certificate": str(pems["certificate"]), "key": str(pems["key"]), "viewer": viewer}
+    gateway = start_gateway(authority=str(pems["authority"]), status=status)
+    files = make_study(tmp_path / "study", 90)
+    send(files, gateway.receiver_port)
+    wait_until(lambda: gateway.job_of(study_uid(files), "done"), 60, "the job is done")
+
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(gateway.status_url, timeout=10)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(gateway.status_url.replace("https:", "http:"), timeout=10)
+    # As the gateway asks other systems: their authority is in its settings, or they are not believed.
+    ours = WebSection(url=gateway.status_url, authority=pems["authority"])
+    assert session_for(ours).get(f"{ours.url}/healthz").ok
+    with pytest.raises(requests.exceptions.SSLError):
+        session_for(WebSection(url=gateway.status_url)).get(f"{ours.url}/healthz")
+    answer = gateway.get("/")
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+    # Chromium stops before a certificate that is not known to it, and goes on for the very key it is told of.
+    assert study_uid(files) not in _browser_text(gateway.status_url)
+    pinned = f"--ignore-certificate-errors-spki-list={_key_digest(pems['certificate'])}"
+    page = _browser_text(gateway.status_url, pinned, f"--user-data-dir={tmp_path / 'browser'}")
+    link = f"https://viewer.example.org/viewer?StudyInstanceUIDs={study_uid(files)}&amp;mode=a"
+    assert f'<a href="{link}">{study_uid(files)}</a>' in page
+
+
+def _key_digest(certificate: Path) -> str:
+    """SHA-256 of a certificate's public key, base64."""
+    command = f"openssl x509 -in {certificate} -noout -pubkey | openssl pkey -pubin -outform der"
+    key = subprocess.run(["sh", "-c", command], check=True, capture_output=True).stdout
+    return base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
 def test_listens_on_loopback_only(start_gateway: StartGateway) -> None:
     gateway = start_gateway()
     assert gateway.process is not None
-    pids = {str(gateway.process.pid)} | _descendants(gateway.process.pid)
+    pids = {str(gateway.process.pid)} | descendants(gateway.process.pid)
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
     ours = [line for line in listening.splitlines() if any(f"pid={pid}," in line for pid in pids)]
     assert len(ours) >= 2
     assert all(line.split()[3].startswith(("127.0.0.1:", "[::1]:")) for line in ours), ours
-
-
-def _descendants(pid: int) -> set[str]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    found = {child for path in children for child in path.read_text().split()}
-    return found | {grandchild for child in found for grandchild in _descendants(int(child))}
 
 
 def test_stop_signal_ends_everything_at_once(start_gateway: StartGateway, tmp_path: Path) -> None:
@@ -154,7 +206,7 @@ def test_stop_signal_ends_everything_at_once(start_gateway: StartGateway, tmp_pa
     send(files, gateway.receiver_port)
     wait_until(lambda: gateway.job_of(study_uid(files), "running"), 60, "the job runs")
     assert gateway.process is not None
-    family = _descendants(gateway.process.pid)
+    family = descendants(gateway.process.pid)
     assert gateway.stop() == 0
     alive = [pid for pid in family if Path(f"/proc/{pid}").exists() and _state(pid) not in "ZX"]
     wait_until(

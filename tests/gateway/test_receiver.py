@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +13,12 @@ import pytest
 from pydicom.uid import generate_uid
 
 from gateway.audit import AuditLog
+from gateway.commitment import Commitments
 from gateway.folders import WorkFolder, instances_in, study_uid_of
 from gateway.metrics import Metrics
 from gateway.receiver import SOURCE, Receiver, client_context
 from gateway.settings import ReceiverSection, TlsSection
-from tests.gateway.world import NAME, make_study, send, study_uid
+from tests.gateway.world import NAME, make_certificates, make_study, send, study_uid
 
 StartReceiver = Callable[..., int]
 
@@ -35,7 +35,7 @@ def start(folders: WorkFolder) -> Iterator[StartReceiver]:
     def begin(pressure: str = "", **settings: Any) -> int:
         audit = AuditLog(folders.root / "audit.jsonl")
         section = ReceiverSection(port=0, allowed_callers=("MODALITY",), **settings)
-        receiver = Receiver(section, folders, lambda: pressure, audit, Metrics())
+        receiver = Receiver(section, folders, lambda: pressure, Commitments(True), audit, Metrics())
         running.append(receiver)
         return receiver.start()
 
@@ -52,7 +52,9 @@ def study(tmp_path: Path) -> list[Path]:
 def test_stopped_receiver_gives_the_temporary_folder_back(folders: WorkFolder) -> None:
     before = tempfile.gettempdir()
     section = ReceiverSection(port=0, allowed_callers=("MODALITY",))
-    receiver = Receiver(section, folders, lambda: "", AuditLog(folders.root / "audit.jsonl"), Metrics())
+    receiver = Receiver(
+        section, folders, lambda: "", Commitments(True), AuditLog(folders.root / "audit.jsonl"), Metrics()
+    )
     receiver.start()
     assert tempfile.gettempdir() == str(folders.incoming)
     receiver.stop()
@@ -143,22 +145,9 @@ def test_nothing_of_the_patient_is_told(
 
 def test_tls(start: StartReceiver, study: list[Path], tmp_path: Path) -> None:
     """With TLS, a caller without a certificate of the authority gets nowhere."""
-    pems = _certificates(tmp_path / "pki")
+    pems = make_certificates(tmp_path / "pki")
     port = start(tls=TlsSection(**pems))
     assert send(study, port) == []
-    stranger = TlsSection(**_certificates(tmp_path / "others"))
+    stranger = TlsSection(**make_certificates(tmp_path / "others"))
     assert send(study, port, tls=(client_context(stranger), None)) == []
     assert set(send(study, port, tls=(client_context(TlsSection(**pems)), None))) == {0}
-
-
-def _certificates(folder: Path) -> dict[str, Path]:
-    """An authority of our own and one certificate signed by it."""
-    folder.mkdir()
-    commands = (
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
-        "req -newkey rsa:2048 -nodes -keyout node.key -out node.csr -subj /CN=node",
-        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out node.pem -days 2",
-    )
-    for command in commands:
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-    return {"certificate": folder / "node.pem", "key": folder / "node.key", "authority": folder / "ca.pem"}

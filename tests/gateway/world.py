@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -33,6 +34,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def can_connect(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False
+
+
+def descendants(pid: int) -> set[str]:
+    """Process ids of the children of a process and theirs."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    found = set()
+    for path in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found |= set(path.read_text().split())
+    return found | {grandchild for child in found for grandchild in descendants(int(child))}
 
 
 def make_study(
@@ -93,6 +111,20 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     raise AssertionError(f"not within {seconds * PATIENCE:g} s: {what}")
 
 
+def make_certificates(folder: Path) -> dict[str, Path]:
+    """An authority of our own and one certificate signed by it, for 127.0.0.1."""
+    folder.mkdir()
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    commands = (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
+        "req -newkey rsa:2048 -nodes -keyout node.key -out node.csr -subj /CN=node",
+        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out node.pem -days 2",
+    )
+    for command in commands:
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return {"certificate": folder / "node.pem", "key": folder / "node.key", "authority": folder / "ca.pem"}
+
+
 class Orthanc:
     """Debian's Orthanc with its DICOMweb plugin, on loopback, with a database of its own."""
 
@@ -129,6 +161,11 @@ class Orthanc:
         self.process.kill()
         self.process.wait()
 
+    def introduce(self, ae_title: str, port: int) -> None:
+        """Tell Orthanc where an application entity listens."""
+        modality = {"AET": ae_title, "Host": "127.0.0.1", "Port": port}
+        requests.put(f"{self.url}/modalities/{ae_title}", json=modality, timeout=30).raise_for_status()
+
     def upload(self, files: Iterable[Path]) -> None:
         with requests.Session() as session:
             for path in files:
@@ -150,11 +187,15 @@ class Orthanc:
 
 
 class GatewayProcess:
-    """``python -m gateway`` with settings of its own."""
+    """``python -m gateway`` with settings of its own.
+
+    Two of them are ours: ``arguments`` of the command line, and the ``authority`` of its page's certificate.
+    """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        arguments = settings.pop("arguments", [])
         self.receiver_port, self.status_port = free_port(), free_port()
         receiver = {
             "port": self.receiver_port,
@@ -162,6 +203,9 @@ class GatewayProcess:
             "study_complete_seconds": 1.0,
             "idle_timeout_seconds": 30.0 * PATIENCE,
         }
+        self._authority = settings.pop("authority", None)
+        scheme = "https" if self._authority else "http"
+        self.status_url = f"{scheme}://127.0.0.1:{self.status_port}"
         document: dict[str, Any] = {
             "work_folder": str(folder / "work"),
             "receiver": receiver | settings.pop("receiver", {}),
@@ -172,6 +216,7 @@ class GatewayProcess:
             "status": {"port": self.status_port} | settings.pop("status", {}),
             **settings,
         }  # fmt: skip
+        self._arguments = arguments
         self._settings = folder / "gateway.yaml"
         self._settings.write_text(yaml.safe_dump(document))
         self.process: subprocess.Popen[bytes] | None = None
@@ -179,7 +224,7 @@ class GatewayProcess:
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "--config", str(self._settings)],
+            [sys.executable, "-m", "gateway", "--config", str(self._settings), *self._arguments],
             cwd=ROOT,
             stdout=log,
             stderr=log,
@@ -190,9 +235,13 @@ class GatewayProcess:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text()
         try:
-            return requests.get(f"http://127.0.0.1:{self.status_port}/healthz", timeout=2 * PATIENCE).ok
+            return self.get("/healthz", timeout=2 * PATIENCE).ok
         except requests.RequestException:
             return False
+
+    def get(self, path: str, timeout: float = 10 * PATIENCE) -> requests.Response:
+        """A page of the gateway."""
+        return requests.get(self.status_url + path, timeout=timeout, verify=self._authority or True)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -205,9 +254,7 @@ class GatewayProcess:
         return self.process.wait(timeout=20 * PATIENCE)
 
     def jobs(self) -> list[dict[str, Any]]:
-        return list(
-            requests.get(f"http://127.0.0.1:{self.status_port}/jobs.json", timeout=10 * PATIENCE).json()
-        )
+        return list(self.get("/jobs.json").json())
 
     def job_of(self, uid: str, *states: str) -> dict[str, Any] | None:
         """The only job of a study, if it is in one of the states."""
@@ -217,10 +264,7 @@ class GatewayProcess:
 
     def written(self) -> str:
         """Everything the gateway told anybody: log, audit trail, page, metrics."""
-        pages = (
-            requests.get(f"http://127.0.0.1:{self.status_port}{path}", timeout=10 * PATIENCE).text
-            for path in ("/", "/metrics", "/jobs.json")
-        )
+        pages = (self.get(path).text for path in ("/", "/metrics", "/jobs.json"))
         files = (self.folder / "log", self.folder / "work" / "audit.jsonl")
         return "".join([*pages, *(path.read_text() for path in files)])
 

@@ -14,11 +14,13 @@ import resource
 import signal
 import struct
 import sys
+import traceback
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -26,6 +28,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     RLELossless,
 )
 
@@ -192,10 +195,73 @@ def twin_instances(files: list[Path], chance: random.Random) -> None:
     files[0].with_name("twin.dcm").write_bytes(content)
 
 
+def wrong_representation(files: list[Path], chance: random.Random) -> None:
+    """An element says it is of another value representation than it is."""
+    content = files[0].read_bytes()
+    keyword = chance.choice([b"DS", b"UI", b"US", b"IS", b"LO", b"CS", b"DA", b"SQ", b"PN"])
+    places = [place for place in range(340, len(content) - 1) if content[place : place + 2] == keyword]
+    if places:
+        place = chance.choice(places)
+        other = chance.choice([b"SQ", b"OB", b"UN", b"AT", b"FD", b"UT", b"ZZ", b"\0\0"])
+        files[0].write_bytes(content[:place] + other + content[place + 2 :])
+
+
+def other_tag(files: list[Path], chance: random.Random) -> None:
+    """Elements change places: values that belong elsewhere, needed ones that are gone."""
+    dataset = pydicom.dcmread(files[0])
+    elements = [element for element in dataset if element.tag.group > 2 and element.keyword != "PixelData"]
+    for element in chance.sample(elements, 3):
+        del dataset[element.tag]
+        tag = chance.choice([chance.randrange(0x00080000, 0x7FE00000), chance.choice(elements).tag])
+        dataset.add_new(tag, element.VR, element.value)
+    dataset.save_as(files[0])
+
+
+def many_values(files: list[Path], chance: random.Random) -> None:
+    """A number with a hundred thousand values, a text of a megabyte."""
+    change(files[0], ImageType=["ORIGINAL"] * 100_000, ImageComments="x" * 1_000_000)
+    if chance.random() < 0.5:
+        change(files[0], WindowCenter=["1"] * 100_000)
+
+
+def decoding_bomb(files: list[Path], chance: random.Random) -> None:
+    """A proper picture of 81 million pixels in a few hundred kilobytes, in place of one of 120 pixels."""
+    kind, syntax = chance.choice([("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000Lossless)])
+    buffer = io.BytesIO()
+    side = 9000 if kind == "JPEG" else 3000
+    Image.new("L", (side, side)).save(buffer, kind)
+    dataset = pydicom.dcmread(files[0])
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    if chance.random() < 0.5:
+        dataset.Rows = dataset.Columns = side
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([buffer.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(files[0], enforce_file_format=True)
+
+
+def directory(files: list[Path], chance: random.Random) -> None:
+    """A DICOMDIR whose records point out of the folder."""
+    record = Dataset()
+    record.DirectoryRecordType = "IMAGE"
+    record.ReferencedFileID = chance.choice([["..", "..", "etc", "passwd"], ["/etc/passwd"], ["..\\..\\x"]])
+    dataset = pydicom.dcmread(files[0])
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MediaStorageDirectoryStorage
+    dataset.DirectoryRecordSequence = [record]
+    with pydicom.config.disable_value_validation():
+        dataset.save_as(files[0].with_name("DICOMDIR"))
+
+
+def several(files: list[Path], chance: random.Random) -> None:
+    """Some of the others together, on files of their own."""
+    for number, mutation in enumerate(chance.sample([m for m in MUTATIONS if m is not several], 3)):
+        mutation(files[number:], chance)
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     flip_bytes, flip_bytes, flip_bytes, cut_off, false_length, false_length, deep_sequence, huge_image, deflate_bomb,
-    picture_bomb, tricky_uid, tricky_text, impossible_number, wrong_character_set, private_tags, strange_files,
-    twin_instances,
+    picture_bomb, decoding_bomb, tricky_uid, tricky_text, impossible_number, wrong_character_set, private_tags,
+    strange_files, twin_instances, wrong_representation, other_tag, many_values, directory, several, several,
 )  # fmt: skip
 
 
@@ -214,10 +280,10 @@ def make_case(folder: Path, number: int) -> str:
     chance = random.Random(number)
     mutation = MUTATIONS[number % len(MUTATIONS)]
     attributes = {"PatientName": PATIENT_NAME, "PatientID": PATIENT_ID}
-    made = write_visit(folder, contrasts=("t1ce", "flair"), name="case", attributes=attributes)
+    made = write_visit(folder, contrasts=("t1ce", "flair"), name=f"case {number}", attributes=attributes)
     try:
         mutation(made["t1ce"], chance)
-    except (ValueError, TypeError, OverflowError, struct.error):
+    except (ValueError, TypeError, OverflowError, AttributeError, struct.error, OSError):
         # pydicom will not write it: a cut file takes its place.
         cut_off(made["t1ce"], chance)
     return mutation.__name__
@@ -243,8 +309,8 @@ def read_everything(folder: Path) -> int:
     return 0
 
 
-def judge(folder: Path, log: Path) -> int:
-    """Read a folder in a child with limits; its exit code, negative for the signal that ended it."""
+def judge(read: Callable[[], int], log: Path) -> int:
+    """Read in a child with limits; its exit code, negative for the signal that ended it. Its words go to a file."""
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -255,15 +321,22 @@ def judge(folder: Path, log: Path) -> int:
         os.dup2(output, 2)
         code = 1
         try:
-            code = read_everything(folder)
+            code = read()
         except BaseException:
-            import traceback
-
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def clear(folder: Path) -> None:
+    """Delete a case, its links and circles too."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def main(root: Path, count: int, first: int) -> None:
@@ -275,16 +348,12 @@ def main(root: Path, count: int, first: int) -> None:
         folder = root / str(number)
         kind = make_case(folder, number)
         before = sorted(path.name for path in root.iterdir())
-        code = judge(folder, root.parent / "log")
+        code = judge(lambda folder=folder: read_everything(folder), root.parent / "log")
         told = (root.parent / "log").read_text(errors="replace")
         clean = before == sorted(path.name for path in root.iterdir())
         line = {"number": number, "kind": kind, "code": code, "told": told[-2000:], "clean": clean}
         print(json.dumps(line), flush=True)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
-            else:
-                path.unlink()
+        clear(folder)
 
 
 if __name__ == "__main__":
