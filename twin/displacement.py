@@ -107,20 +107,19 @@ class Surface:
 
     def crossing(self, values: Vector) -> Vector:
         """Values (..., m) where the boundary crosses each face, of values (..., u)."""
-        return values[..., self.inside] * (1.0 - self.share) + values[..., self.outside] * self.share
+        inner, outer = values[..., self.inside], values[..., self.outside]
+        return np.asarray(inner + (outer - inner) * self.share)
 
     def gradient(self, values: Vector) -> Vector:
         """Derivatives (3, ..., m) along each face and across it, 1/mm."""
-        along = (values[..., self.outside] - values[..., self.inside]) / self.spacing
-        across = [
-            sum(
-                (values[..., self.beside[end, axis, 1]] - values[..., self.beside[end, axis, 0]])
-                / (2.0 * self.across[end, axis])
-                for end in range(2)
-            )
-            for axis in range(2)
-        ]
-        return np.stack([along, *across])
+        made = [(values[..., self.outside] - values[..., self.inside]) / self.spacing]
+        for axis in range(2):
+            rise = np.zeros_like(made[0])
+            for end in range(2):
+                low, high = self.beside[end, axis]
+                rise += (values[..., high] - values[..., low]) / (2.0 * self.across[end, axis])
+            made.append(rise)
+        return np.stack(made)
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,9 @@ def displacement(
     residual = plain.rows(density) + position[plain.first_shift + mask]
     sd = max(_TO_SD * float(np.median(np.abs(residual))), LEAST_NOISE_MM)
     trust = np.minimum(1.0, _HUBER * sd / np.maximum(np.abs(residual), 1e-9))
-    effective = _effective(scene, surface, residual.clip(-_HUBER * sd, _HUBER * sd), _patch_mm(scene, visit, mask))
+    effective = _effective(
+        scene, surface, residual.clip(-_HUBER * sd, _HUBER * sd), _patch_mm(scene, visit, mask)
+    )
     squares = max(float(trust @ residual**2), LEAST_NOISE_MM**2 * float(trust.sum()))
     return Displacement(
         visit,

@@ -94,9 +94,7 @@ class Response:
         count = np.exp((log_target - log_target.max()) / _FORGIVEN / 2).clip(min=_LEAST)[:, None]
         inverse = np.linalg.pinv(features * count, rcond=1e-6) * count.T
         coefficients = inverse @ residuals
-        return cls(
-            sight, origin, root, coefficients @ coefficients.T, coefficients @ sight.by_shift.T
-        )
+        return cls(sight, origin, root, coefficients @ coefficients.T, coefficients @ sight.by_shift.T)
 
     def __call__(self, heads: Vector) -> tuple[Vector, Vector]:
         """Log density (n,) and mean tails (n, q), see :meth:`Sight.marginal`."""
@@ -135,6 +133,4 @@ def terms(size: int) -> int:
 def _features(points: Vector) -> Vector:
     """One, the coordinates and their products, (n, 1 + p + p (p + 1) / 2), of points (n, p)."""
     first, second = np.triu_indices(points.shape[1])
-    return np.concatenate(
-        [np.ones((len(points), 1)), points, points[:, first] * points[:, second]], axis=1
-    )
+    return np.concatenate([np.ones((len(points), 1)), points, points[:, first] * points[:, second]], axis=1)

@@ -1,10 +1,10 @@
 """Draws from the posterior itself, by solves of the growth model around the Laplace approximation.
 
 The follow-up visits' boundary shifts enter the residuals linearly and have Gaussian priors: given everything else they
-are Gaussian and are integrated out exactly. For what is left, growth, profile, therapies and the first visit's shifts, a
-few solves teach a quadratic model of the residuals (:mod:`twin.response`). Solves at draws from its posterior weigh them
-(PSIS); where the weights are far from equal these solves teach it again. Where that does not help, tempered sequential
-Monte Carlo takes over (Del Moral, Doucet and Jasra, J. R. Stat. Soc. B 68, 2006).
+are Gaussian and are integrated out exactly. For what is left, growth, profile, therapies and the first visit's shifts,
+a few solves teach a quadratic model of the residuals (:mod:`twin.response`). Solves at draws from its posterior weigh
+them (PSIS); where the weights are far from equal these solves teach it again. Where that does not help, tempered
+sequential Monte Carlo takes over (Del Moral, Doucet and Jasra, J. R. Stat. Soc. B 68, 2006).
 """
 
 import math

@@ -5,9 +5,9 @@
 Talts, Betancourt, Simpson, Vehtari and Gelman (arXiv:1804.06788): if parameters are drawn from the prior and scans
 from the likelihood, the rank of the true value among posterior draws is uniform. Here every step is the twin's own: the
 first masks are given, the tumour that they stand for has a front width, boundary shifts and local boundary errors drawn
-from the twin's laws, its own solver grows it on its own grid, and the second masks are drawn with the same errors; so are those
-that the forecast is scored on. Nothing is added for a discrepancy between model and patient, so whatever bends the
-ranks is the inference itself: Laplace, sampling, the effective number of samples, the way masks are compared.
+from the twin's laws, its own solver grows it on its own grid, and the second masks are drawn with the same errors; so
+are those that the forecast is scored on. Nothing is added for a discrepancy between model and patient, so whatever
+bends the ranks is the inference itself: Laplace, sampling, the effective number of samples, the way masks are compared.
 """
 
 import argparse

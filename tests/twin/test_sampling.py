@@ -100,7 +100,10 @@ def standard(draws):
 def test_a_known_posterior_is_met_in_a_few_rounds_of_solves(bend, off, monkeypatch):
     found = drawn(monkeypatch, bend=bend, off=off)
     assert found.khat < sampling.KHAT_LIMIT and not found.tempered
-    assert found.solves <= (2 if not off else 3) * sampling._SOLVES and found.draws.shape == (sampling._DRAWS, 4)
+    assert found.solves <= (2 if not off else 3) * sampling._SOLVES and found.draws.shape == (
+        sampling._DRAWS,
+        4,
+    )
     sd = [1.0, math.sqrt(1.0 + 2.0 * bend**2), 1.0]
     assert standard(found.draws).mean(axis=1) / sd == pytest.approx(np.zeros(3), abs=0.12)
     assert standard(found.draws).std(axis=1) == pytest.approx(sd, rel=0.12)
