@@ -12,7 +12,7 @@ from twin.inputs import TumourObservation
 from twin.likelihood import grow
 from twin.results import Vector, VisitFit
 from twin.scene import Scene, boundary_sd_mm, starting_width, treated
-from twin.targets import Target, misfit
+from twin.targets import Asked, misfit
 
 _SHRINK_SD = 2.0
 _MISFIT_SD = 4.0
@@ -48,7 +48,7 @@ def dice(first: Tensor, second: Tensor) -> float:
 
 
 def judge(
-    scene: Scene, visits: Sequence[TumourObservation], known: Sequence[Target], position: Vector
+    scene: Scene, visits: Sequence[TumourObservation], known: Sequence[Asked], position: Vector
 ) -> tuple[bool, str]:
     """Decide whether the calibrated model may be used, and say why in one sentence.
 
@@ -106,7 +106,7 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], position: Vector)
     return ""
 
 
-def _worse_than_persistence(scene: Scene, known: Sequence[Target], position: Vector) -> str:
+def _worse_than_persistence(scene: Scene, known: Sequence[Asked], position: Vector) -> str:
     densities = grow(scene, position, tangents=False)
     nothing, shift = np.zeros_like(position), scene.coordinates.shift(0)
     start = scene.density(0, starting_width(position), position[shift], position[shift + 1])

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from twin.results import Vector
 
+LONGEST = 3.0
+"""Errors of a boundary are correlated over so many of the shortest correlation lengths at most: what a whole boundary
+has in common is a shift, and those are parameters of their own. Without a limit one poor step makes a mask worth a
+single observation, and the fit then never comes back to it."""
+
 
 def effective_samples(
     residual: Tensor,

@@ -10,6 +10,9 @@ from twin.coordinates import Vector
 FREEDOM = 5
 """Degrees of freedom of the proposal: tails heavier than those of any posterior it is meant for."""
 
+_EQUAL = 1e-6
+"""Relative difference of the largest ratios that is rounding."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -55,9 +58,11 @@ def pareto_smoothed(log_ratios: Vector) -> Weights:
     order = np.argsort(ratios)
     tail, cutoff = order[-count:], ratios[order[-count - 1]]
     exceed = np.exp(ratios[tail]) - math.exp(cutoff)
-    if exceed[-1] <= 0.0 or exceed[0] <= 0.0:
+    if exceed[-1] <= _EQUAL:
         # equal ratios have no tail: every draw counts as much
-        return Weights(normalised(ratios), -math.inf if exceed[-1] <= 0.0 else math.inf)
+        return Weights(normalised(ratios), -math.inf)
+    if exceed[0] <= 0.0:
+        return Weights(normalised(ratios), math.inf)
     shape, scale = _fit_pareto(exceed)
     places = (np.arange(count) + 0.5) / count
     quantiles = (

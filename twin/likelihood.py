@@ -12,7 +12,7 @@ from twin.least_squares import Linearisation
 from twin.normal_equations import gram
 from twin.scene import Scene, starting_width
 from twin.solver import TANGENT_DIFFUSIVITY, TANGENT_PROLIFERATION, trajectory
-from twin.targets import Target, misfit
+from twin.targets import Asked, misfit
 
 
 def grow(scene: Scene, position: Vector, *, tangents: bool) -> list[Tensor]:
@@ -54,14 +54,14 @@ class Likelihood:
     ----------
     scene : Scene
         Of all visits.
-    known : sequence of Target
+    known : sequence of Target or Displacement
         What they ask for.
     prior_mean, prior_precision : ndarray
         Of the coordinates, (p,) and (p, p).
     """
 
     scene: Scene
-    known: Sequence[Target]
+    known: Sequence[Asked]
     prior_mean: Vector
     prior_precision: Vector
 
@@ -81,7 +81,7 @@ class Likelihood:
                 hessian[np.ix_(where, where)] += target.weight * found[:-1, :-1]
         return Linearisation(cost, gradient, hessian)
 
-    def _coordinates(self, target: Target) -> tuple[Vector, Vector]:
+    def _coordinates(self, target: Asked) -> tuple[Vector, Vector]:
         """Coordinates (c,) that a target depends on, and the rows (c + 1, F + 2) that make them of the Gram matrix's.
 
         The model's tangents are those of log D and log rho, which the logarithms of velocity and width mix.

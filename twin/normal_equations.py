@@ -17,8 +17,9 @@ from torch import Tensor
 
 from twin.backends import numba_cpu
 from twin.coordinates import Vector
+from twin.displacement import Displacement
 from twin.settings import CalibrationSettings
-from twin.targets import Target
+from twin.targets import Asked, Target
 
 _NOTHING = 1e-4
 """Residuals and slopes of the soft masks below this are left out."""
@@ -27,13 +28,13 @@ _SPLIT = 20_000
 
 
 def gram(
-    target: Target, fields: Tensor, position: Vector, settings: CalibrationSettings, threads: int = 1
+    target: Asked, fields: Tensor, position: Vector, settings: CalibrationSettings, threads: int = 1
 ) -> Vector:
     """Gram matrix (F + 2, F + 2), float64, of a target.
 
     Parameters
     ----------
-    target : Target
+    target : Target or Displacement
         What was observed.
     fields : Tensor
         (F, X, Y, Z), the density and F - 1 tangents. Rows of the matrix: the tangents, the shifts of core and whole
@@ -43,6 +44,8 @@ def gram(
     threads : int, optional
         Most threads on a CPU.
     """
+    if isinstance(target, Displacement):
+        return target.gram(fields, position)
     if numba_cpu.AVAILABLE and fields.device.type == "cpu":
         return _fused(target, fields, position, settings, threads)
     return reference(target, fields, position, settings)

@@ -1,4 +1,8 @@
-"""What the follow-up visits ask of the density: one target for each mask or cellularity map."""
+"""What the follow-up visits ask of the density: one target for each mask or cellularity map.
+
+At first masks are compared as soft masks, which pull from any distance. Once the model's boundary has come near the
+segmented one, displacements at its surface take over: see :mod:`twin.displacement`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,23 +13,17 @@ import torch
 from torch import Tensor
 
 from twin.coordinates import Vector
-from twin.correlation import effective_samples, informative_band, sum_squares
-from twin.observation import signed_distance, soft_mask
+from twin.correlation import LONGEST, effective_samples, informative_band, sum_squares
+from twin.displacement import LEAST_NOISE_MM, Displacement, displacement
+from twin.observation import soft_mask
 from twin.scene import Scene, boundary_sd_mm
 from twin.settings import CalibrationSettings
 
-_LONGEST_CORRELATION = 3.0
-"""Errors of a boundary are correlated over so many correlation lengths at most: what a whole boundary has in common is
-a shift, and those are parameters of their own. Without a limit one poor step makes a mask worth a single observation,
-and the fit then never comes back to it."""
-_LEAST_NOISE_MM = 0.3
-"""Residuals are never believed to be smaller than a boundary error of this many millimetres would make them."""
 _LEAST_CELLULARITY_NOISE = 0.02
 _FIRST_CELLULARITY_NOISE = 0.1
 _ABSENT_WIDTHS = 1.0
 """A mask that is empty asks for a density this many threshold widths below its threshold."""
 _ABSENT_NOISE = 0.25
-_PROFILE_STEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,42 @@ class Target:
         return left if self.region is None else torch.where(self.region, left, 0.0)
 
 
-def misfit(target: Target, density: Tensor, position: Vector, settings: CalibrationSettings) -> float:
+Asked = Target | Displacement
+
+
+def misfit(target: Asked, density: Tensor, position: Vector, settings: CalibrationSettings) -> float:
     """Weighted sum of squared residuals of a density (X, Y, Z)."""
+    if isinstance(target, Displacement):
+        return target.misfit(density, position)
     return target.weight * sum_squares(target.residual(target.seen(density, settings), position))
+
+
+def rows(target: Asked, densities: Tensor, settings: CalibrationSettings) -> Vector:
+    """Residuals (n, m) of densities (n, X, Y, Z) without shifts."""
+    if isinstance(target, Displacement):
+        return target.rows(densities)
+    nothing = np.zeros(target.first_shift + 2)
+    residual = target.residual(target.seen(densities, settings), nothing)
+    residual = residual.flatten(1) if target.region is None else residual[:, target.region]
+    return np.asarray(residual.numpy())
+
+
+def shift_rows(target: Asked) -> Vector:
+    """Derivatives (2, m) of :func:`rows` with respect to outward shifts of core and whole boundary."""
+    if isinstance(target, Displacement):
+        return target.shift_rows
+    shifts = target.shifts.flatten(1) if target.region is None else target.shifts[:, target.region]
+    return np.asarray(-shifts.numpy())
 
 
 def targets(
     scene: Scene, log_width: float, grown: Sequence[Tensor] | None = None, position: Vector | None = None
-) -> tuple[Target, ...]:
+) -> tuple[Asked, ...]:
     """Targets of all follow-up visits.
 
-    Without anything known of the residuals, weights take boundary errors of ``boundary_sd_mm`` and the shortest
-    correlation length. With the densities ``grown`` at ``position``, the residuals left there weigh. A front that a
-    therapy has thinned is no steady wave: after one, the profile that ties density to distance is the model's own.
+    Without anything known of the residuals, masks are soft, and weights take boundary errors of ``boundary_sd_mm`` and
+    the shortest correlation length. With the densities ``grown`` at ``position``, masks ask for displacements, and the
+    residuals left there weigh.
 
     Parameters
     ----------
@@ -117,19 +138,25 @@ def targets(
     position : ndarray, optional
         Coordinates that made ``grown``.
     """
-    made = []
+    made: list[Asked] = []
     for visit in range(1, len(scene.distances)):
         density = None if grown is None else grown[visit]
-        for target in _unweighted(scene, visit, log_width, density):
-            if density is None or position is None:
-                made.append(_first_weight(scene, target))
-            else:
-                seen = target.seen(density, scene.settings)
-                made.append(_weighted(scene, target, seen, target.residual(seen, position)))
+        if density is None or position is None:
+            made += [_first_weight(scene, target) for target in _compared(scene, visit, log_width)]
+            continue
+        exact: list[Displacement | None] = [None, None]
+        if scene.cellularity[visit] is None:
+            exact = [displacement(scene, visit, mask, density, position) for mask in (0, 1)]
+        made += [target for target in exact if target is not None]
+        masks = tuple(mask for mask in (0, 1) if exact[mask] is None)
+        for target in _compared(scene, visit, log_width, masks):
+            seen = target.seen(density, scene.settings)
+            made.append(_weighted(scene, target, seen, target.residual(seen, position)))
     return tuple(made)
 
 
-def _unweighted(scene: Scene, visit: int, log_width: float, density: Tensor | None) -> list[Target]:
+def _compared(scene: Scene, visit: int, log_width: float, masks: Sequence[int] = (0, 1)) -> list[Target]:
+    """Targets of a visit that compare voxels: its cellularity, else its ``masks``; not weighted yet."""
     settings, first, dtype = scene.settings, scene.coordinates.shift(visit), scene.operator.dtype
     cellularity = scene.cellularity[visit]
     if cellularity is not None:
@@ -137,26 +164,20 @@ def _unweighted(scene: Scene, visit: int, log_width: float, density: Tensor | No
         values = cellularity.nan_to_num(0.0).to(dtype)
         nothing = torch.zeros((), dtype=dtype).expand(2, *values.shape)
         return [Target(visit, first, None, values, nothing, region, False)]
-    distances, made = scene.distances[visit], []
-    changed = scene.treated_before(visit)
-    start = scene.start(visit, log_width)
-    for number, threshold in enumerate((settings.core_threshold, settings.whole_threshold)):
-        boundary = (distances.core, distances.whole)[number]
-        if number == 0 and boundary is None and (changed or all(d.core is None for d in scene.distances)):
-            if changed:
+    if not masks:
+        return []
+    made, start = list[Target](), scene.start(visit, log_width)
+    for mask in masks:
+        threshold = (settings.core_threshold, settings.whole_threshold)[mask]
+        if mask == 0 and scene.distances[visit].core is None:
+            if scene.treated_before(visit):
                 made.append(_absent(scene, visit, threshold))
-            continue
-        profile = None if density is None or boundary is None else _profile(scene, density, threshold)
-        if changed and profile is not None and boundary is not None:
-            wanted, fall = profile(boundary)
-            values = soft_mask(wanted, threshold, settings)
-            slope = values * (1.0 - values) / settings.threshold_width
-            shifts = torch.zeros(2, *values.shape, dtype=dtype)
-            shifts[number] = -(slope * fall).to(dtype)
-        else:
-            values = soft_mask(start.density, threshold, settings)
-            slope = values * (1.0 - values) / settings.threshold_width
-            shifts = torch.stack([slope * start.by_core, slope * start.by_whole]).to(dtype)
+                continue
+            if all(d.core is None for d in scene.distances):
+                continue
+        values = soft_mask(start.density, threshold, settings)
+        slope = values * (1.0 - values) / settings.threshold_width
+        shifts = torch.stack([slope * start.by_core, slope * start.by_whole]).to(dtype)
         made.append(Target(visit, first, threshold, values.to(dtype), shifts, None, False))
     return made
 
@@ -168,41 +189,6 @@ def _absent(scene: Scene, visit: int, threshold: float) -> Target:
     values = soft_mask(least, threshold, settings).expand(shape)
     nothing = torch.zeros((), dtype=dtype).expand(2, *shape)
     return Target(visit, scene.coordinates.shift(visit), threshold, values, nothing, None, True)
-
-
-class _Profile:
-    """Mean density against signed distance to the model's own boundary, never rising outwards."""
-
-    def __init__(self, places: Vector, means: Vector) -> None:
-        self._places, self._means = places, means
-
-    def __call__(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Density and its derivative, 1/mm, at a signed distance."""
-        where = distance.numpy()
-        step = self._places[1] - self._places[0]
-        rises = np.diff(self._means) / step
-        bins = np.clip(((where - self._places[0]) / step).astype(np.int64), 0, rises.size - 1)
-        inside = (where >= self._places[0]) & (where <= self._places[-1])
-        values = np.interp(where, self._places, self._means)
-        return torch.from_numpy(values), torch.from_numpy(np.where(inside, rises[bins], 0.0))
-
-
-def _profile(scene: Scene, density: Tensor, threshold: float) -> _Profile | None:
-    """Profile of the model's front around ``threshold``; None where it has no such boundary."""
-    mask = (density > threshold) & scene.operator.domain
-    if not bool(mask.any()):
-        return None
-    distance = signed_distance(mask, scene.spacing_mm)[scene.operator.domain].numpy()
-    values = density[scene.operator.domain].double().numpy()
-    step = _PROFILE_STEP * min(scene.spacing_mm)
-    low, high = float(distance.min()), min(float(distance.max()), 20.0)
-    count = max(int((high - low) / step), 2)
-    bins = np.clip(((distance - low) / step).astype(np.int64), 0, count)
-    sums, totals = np.bincount(bins, minlength=count + 1), np.bincount(bins, values, minlength=count + 1)
-    places = low + step * (np.arange(count) + 0.5)
-    filled = sums[:count] > 0
-    means = np.interp(places, places[filled], totals[:count][filled] / sums[:count][filled])
-    return _Profile(places, np.minimum.accumulate(means))
 
 
 def _first_weight(scene: Scene, target: Target) -> Target:
@@ -226,12 +212,12 @@ def _weighted(scene: Scene, target: Target, model: Tensor, residual: Tensor) -> 
         return _first_weight(scene, target)
     if target.region is None:
         band = informative_band(model, target.values) & scene.operator.domain
-        least = _LEAST_NOISE_MM**2 * sum_squares(target.shifts.sum(dim=0))
+        least = LEAST_NOISE_MM**2 * sum_squares(target.shifts.sum(dim=0))
     else:
         band = target.region
         residual = torch.where(band, residual, 0.0)
         least = _LEAST_CELLULARITY_NOISE**2 * float(band.sum())
     shortest = scene.settings.boundary_correlation_mm
-    effective = effective_samples(residual, band, scene.spacing_mm, shortest, _LONGEST_CORRELATION * shortest)
+    effective = effective_samples(residual, band, scene.spacing_mm, shortest, LONGEST * shortest)
     weight = effective / max(sum_squares(residual), least, 1e-6)
     return replace(target, weight=weight, effective=effective)

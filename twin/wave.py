@@ -10,6 +10,8 @@ from torch import Tensor
 
 STEP = 0.02
 """Between two entries of a profile, front widths."""
+_FAINT = 1e-5
+"""Densities this close to 0 or 1 say nothing of their place on the wave."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class WaveProfile:
         index = ((position - self.start) / STEP).clamp(0.0, table.numel() - 1.001)
         low = index.long()
         return table, low, index - low
+
+    def place(self, density: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the wave has each ``density``, and the derivative: zero where no wave shows, near 0 and 1."""
+        held = np.clip(density, _FAINT, 1.0 - _FAINT)
+        entry = np.searchsorted(-self.values, -held, side="right") - 1
+        entry = entry.clip(0, self.values.size - 2)
+        fall = self.values[entry + 1] - self.values[entry]
+        share = (held - self.values[entry]) / fall
+        return self.start + STEP * (entry + share), np.where(held == density, STEP / fall, 0.0)
 
     def position(self, density: float) -> float:
         """Where the wave has ``density``, within 0.001..0.999."""

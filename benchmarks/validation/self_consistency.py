@@ -5,14 +5,15 @@
 Talts, Betancourt, Simpson, Vehtari and Gelman (arXiv:1804.06788): if parameters are drawn from the prior and scans
 from the likelihood, the rank of the true value among posterior draws is uniform. Here every step is the twin's own: the
 first masks are given, the tumour that they stand for has a front width, boundary shifts and local boundary errors drawn
-from the twin's laws, its own solver grows it on its own grid, and the second masks are drawn with the same errors.
-Nothing is added for a discrepancy between model and patient, so whatever bends the ranks is the inference itself:
-Laplace, importance sampling, the effective number of samples, the way masks are compared.
+from the twin's laws, its own solver grows it on its own grid, and the second masks are drawn with the same errors; so
+are those that the forecast is scored on. Nothing is added for a discrepancy between model and patient, so whatever
+bends the ranks is the inference itself: Laplace, sampling, the effective number of samples, the way masks are compared.
 """
 
 import argparse
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,8 @@ from benchmarks.validation.observation import correlated
 from benchmarks.validation.report import device
 from benchmarks.validation.scenarios import WITHOUT_DISCREPANCY
 from benchmarks.validation.statistics import Proportion, RankTest, Vector, probability_transform, rank_test
-from benchmarks.validation.trial import tissue_maps, twin_version
-from twin import CalibrationSettings, Priors, TissueMaps, TumourObservation, calibrate
+from benchmarks.validation.trial import UNSTRETCHED, tissue_maps, twin_version
+from twin import CalibrationSettings, Priors, TissueMaps, TumourObservation, calibrate, forecast
 from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
 from twin.observation import signed_distance
 from twin.priors import LogNormal
@@ -37,19 +38,26 @@ from twin.scene import Scene, Tissue, boundary_sd_mm, starting_width
 from twin.solver import trajectory
 
 SPACING_MM = 2.0
-DAY = 60.0
+DAY, HORIZON = 60.0, 90.0
+"""Of the second visit, and from there to the forecast."""
 _WHOLE_RADIUS_MM, _RIM_MM = (10.0, 16.0), (3.0, 6.0)
 PRIORS = Priors(LogNormal(0.3, 0.5), LogNormal(0.025, 0.4))
 """Fronts that the grid resolves: below a voxel the product computes on a finer one, which takes too long here."""
-QUANTITIES = ("diffusivity", "proliferation", "front_velocity")
+PARAMETERS = ("diffusivity", "proliferation", "front_velocity")
+VOLUMES = ("core_volume", "whole_volume")
+QUANTITIES = (*PARAMETERS, *VOLUMES)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One virtual patient: true coordinates of the twin (see :class:`twin.coordinates.Coordinates`), two visits."""
+    """One virtual patient: true coordinates of the twin (see :class:`twin.coordinates.Coordinates`), two visits.
+
+    ``later`` are the masks segmented ``HORIZON`` days after the second.
+    """
 
     position: Vector
     visits: tuple[TumourObservation, TumourObservation]
+    later: TumourObservation
 
 
 def settings_for(importance_samples: int, *, discrepancy: bool = False) -> CalibrationSettings:
@@ -66,21 +74,33 @@ def draw(number: int, seed: int, tissue: TissueMaps, settings: CalibrationSettin
     shift_sd = boundary_sd_mm(settings, tissue.spacing_mm)
     mean, covariance = scene.coordinates.prior(PRIORS, shift_sd)
     position = mean + np.linalg.cholesky(covariance) @ generator.standard_normal(mean.size)
-    later = shift_sd * generator.standard_normal(2)
-    local = _local(scene, settings, generator, 4)
+    shifts, local = shift_sd * generator.standard_normal(2), _local(scene, settings, generator, 4)
     where = scene.coordinates.shift(0)
     displaced = [position[where + n] + local[n] for n in (0, 1)]
     start = scene.density(0, starting_width(position), *displaced).to(scene.operator.dtype)
     values = {name: torch.tensor([value]) for name, value in scene.coordinates.physical(position).items()}
-    *_, last = trajectory(scene.model, values, start[None, None], [DAY])
-    masks = [
-        _segmented(scene, last[0, 0], threshold, later[n] + local[2 + n])
-        for n, threshold in enumerate((settings.core_threshold, settings.whole_threshold))
-    ]
-    whole = [torch.zeros_like(tissue.domain) for _ in masks]
-    for mask, seen in zip(whole, masks, strict=True):
-        mask[scene.box.slices] = seen
-    return Draw(position, (first, TumourObservation(DAY, whole[0] & whole[1], whole[1])))
+    seen = []
+    for day, density in zip(
+        (DAY, DAY + HORIZON),
+        trajectory(scene.model, values, start[None, None], [DAY, DAY + HORIZON]),
+        strict=True,
+    ):
+        errors = [shift + field for shift, field in zip(shifts, local[2:], strict=True)]
+        seen.append(_visit(scene, tissue, day, density[0, 0], errors))
+        shifts = shift_sd * generator.standard_normal(2)
+        local = _local(scene, settings, generator, 4)
+    return Draw(position, (first, seen[0]), seen[1])
+
+
+def _visit(
+    scene: Scene, tissue: TissueMaps, day: float, density: torch.Tensor, errors: Sequence[Any]
+) -> TumourObservation:
+    """Masks of a density whose boundaries lie ``errors`` (mm) inside the true ones."""
+    thresholds = (scene.settings.core_threshold, scene.settings.whole_threshold)
+    masks = [torch.zeros_like(tissue.domain) for _ in thresholds]
+    for mask, threshold, inside in zip(masks, thresholds, errors, strict=True):
+        mask[scene.box.slices] = _segmented(scene, density, threshold, inside)
+    return TumourObservation(day, masks[0] & masks[1], masks[1])
 
 
 def _first_masks(tissue: TissueMaps, generator: np.random.Generator) -> TumourObservation:
@@ -114,8 +134,14 @@ def _segmented(scene: Scene, density: torch.Tensor, threshold: float, inside: to
     return (signed_distance(mask, scene.spacing_mm) < -inside) & scene.operator.domain
 
 
-def ranks_of(calibration: Calibration, position: Vector, generator: np.random.Generator) -> dict[str, float]:
-    """Rank of the true values among the posterior's draws."""
+Scores = dict[str, tuple[float, bool]]
+"""Rank of a true value among draws, and whether the 95 % interval holds it, by quantity."""
+
+
+def scores_of_parameters(
+    calibration: Calibration, position: Vector, generator: np.random.Generator
+) -> Scores:
+    """Scores of the parameters; without draws, ranks are among draws of the Gaussian posterior."""
     posterior = calibration.posterior
     draws = posterior.draws
     if draws is None:
@@ -123,24 +149,53 @@ def ranks_of(calibration: Calibration, position: Vector, generator: np.random.Ge
         draws = posterior.mean + generator.standard_normal((1000, posterior.mean.size)) @ root.T
     true = posterior.coordinates.physical(position[: posterior.mean.size])
     found = posterior.coordinates.physical(draws)
-    ranks = {name: probability_transform(found[name], true[name]) for name in QUANTITIES[:2]}
-    ranks[QUANTITIES[2]] = probability_transform(draws[:, LOG_VELOCITY], position[LOG_VELOCITY])
-    return ranks
+    found["front_velocity"], true["front_velocity"] = draws[:, LOG_VELOCITY], position[LOG_VELOCITY]
+    inside = {entry.name: entry.interval95 for entry in calibration.parameters}
+    natural = {**true, "front_velocity": math.exp(true["front_velocity"])}
+    return {
+        name: (
+            probability_transform(found[name], true[name]),
+            bool(inside[name][0] <= natural[name] <= inside[name][1]),
+        )
+        for name in PARAMETERS
+    }
+
+
+def scores_of_volumes(calibration: Calibration, tissue: TissueMaps, drawn: Draw) -> Scores:
+    """Scores of the volumes that are segmented ``HORIZON`` days later; without the conformal factor."""
+    (entry,) = forecast(calibration, tissue, drawn.visits, [HORIZON], conformal=UNSTRETCHED).horizons
+    estimates, masks = (
+        (entry.volume_core_mm3, entry.volume_whole_mm3),
+        (drawn.later.core, drawn.later.whole),
+    )
+    made = {}
+    for number, name in enumerate(VOLUMES):
+        true = float(masks[number].sum()) * tissue.voxel_mm3
+        low, high = estimates[number].interval95
+        rank = probability_transform(np.asarray(entry.volume_draws[number], dtype=float), true)
+        made[name] = (rank, low <= true <= high)
+    return made
 
 
 def one(number: int, seed: int, settings: CalibrationSettings) -> dict[str, Any]:
-    """Row of one patient; a tumour that grew out of the head has none."""
+    """Row of one patient."""
     tissue = tissue_maps(True, SPACING_MM)
     drawn = draw(number, seed, tissue, settings)
+    begun = time.process_time()
     calibration = calibrate(tissue, drawn.visits, PRIORS, settings)
-    ranks = ranks_of(calibration, drawn.position, np.random.default_rng([seed, number, 1]))
+    seconds = time.process_time() - begun
+    generator = np.random.default_rng([seed, number, 1])
+    scores = scores_of_parameters(calibration, drawn.position, generator)
+    scores |= scores_of_volumes(calibration, tissue, drawn)
     position, mean = drawn.position, calibration.posterior.mean
     return {
         "patient": number,
         "acceptable": calibration.acceptable,
         "verdict": calibration.verdict,
+        "seconds": seconds,
         "khat": calibration.posterior.khat,
-        "ranks": ranks,
+        "ranks": {name: rank for name, (rank, _) in scores.items()},
+        "inside": {name: held for name, (_, held) in scores.items()},
         "true": [float(position[n]) for n in (LOG_VELOCITY, LOG_WIDTH, LOG_TAIL)],
         "mean": [float(mean[n]) for n in (LOG_VELOCITY, LOG_WIDTH, LOG_TAIL)],
         "sd": [
@@ -181,14 +236,16 @@ def main() -> None:
     scored = rank_tests(rows[: arguments.patients])
     print()
     for name, (ranks, test) in scored.items():
-        within = Proportion(sum(0.025 <= rank <= 0.975 for rank in ranks), len(ranks))
+        within = Proportion(sum(row["inside"][name] for row in rows[: arguments.patients]), len(ranks))
         low, high = within.interval
         print(
             f"{name:16} n {len(ranks)}  {'inside' if test.inside else 'leaves'} the 95 % band  "
             f"95 % interval covers {within.value:.3f} [{low:.3f}, {high:.3f}]  mean rank {np.mean(ranks):.3f}"
         )
     refused = sum(not row["acceptable"] for row in rows[: arguments.patients])
-    print(f"{refused} of {len(rows)} were refused; twin {twin_version()}, {device()}")
+    seconds = np.median([row["seconds"] for row in rows[: arguments.patients]])
+    print(f"{refused} of {len(rows)} were refused; {seconds:.1f} CPU-seconds a calibration (median)")
+    print(f"twin {twin_version()}, {device()}")
     plots.rank_plots(scored, arguments.out / "self-consistency.png")
 
 

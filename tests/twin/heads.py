@@ -9,6 +9,7 @@ from torch import Tensor
 from twin import TissueMaps, TumourObservation
 from twin.model import ReactionDiffusion
 from twin.operator import DiffusionOperator
+from twin.settings import GrowthLaw
 from twin.solver import trajectory
 
 CORE, WHOLE = 0.6, 0.2
@@ -35,6 +36,7 @@ def grow(
     *,
     spacing: float = 2.0,
     volume_ml: float = 12.0,
+    law: GrowthLaw = "logistic",
 ) -> list[Tensor]:
     """Densities at ``days`` after the whole tumour has reached ``volume_ml``, grown from a small seed."""
     maps, (x, y, z) = head(spacing)
@@ -43,7 +45,7 @@ def grow(
     )
     seed = 0.6 * torch.exp(-((x - 24) ** 2 + (y - 8) ** 2 + (z - 10) ** 2) / 18.0) * maps.domain
     parameters = {"diffusivity": torch.tensor([diffusivity]), "proliferation": torch.tensor([proliferation])}
-    model = ReactionDiffusion(operator)
+    model = ReactionDiffusion(operator, law=law)
     start = seed[None, None].float()
     for state in trajectory(model, parameters, start, list(np.arange(8.0, 3000.0, 8.0)), max_step=2.0):
         if float((state > WHOLE).sum()) * spacing**3 > 1000 * volume_ml:

@@ -99,6 +99,24 @@ def test_results_repeat_and_inputs_are_left_alone(maps, calibrated):
     assert all(torch.equal(a, v.whole) for a, v in zip(copies, visits, strict=True))
 
 
+def test_gompertz_growth_is_recovered_and_forecast(maps):
+    """Its fronts are wider than the logistic wave that masks are laid on: wide intervals that hold the truth."""
+    true = {"diffusivity": 0.05, "proliferation": 0.1, "front_velocity": 2 * math.sqrt(0.05 * 0.1)}
+    grown = grow(0.05, 0.1, [0.0, 60.0, 120.0], volume_ml=25.0, law="gompertz")
+    *seen, later = (resample(u, SPACING) for u in grown)
+    visits = [visit(day, u) for day, u in zip((0.0, 60.0), seen, strict=True)]
+    calibration = calibrate(maps, visits, settings=replace(QUICK, growth_law="gompertz", refine=False))
+    assert calibration.acceptable, calibration.verdict
+    found = estimates(calibration)
+    for name, value in true.items():
+        assert found[name].interval95[0] < value < found[name].interval95[1]
+    horizon = forecast(calibration, maps, visits, [60.0]).horizons[0]
+    for volume, threshold in ((horizon.volume_core_mm3, CORE), (horizon.volume_whole_mm3, WHOLE)):
+        assert volume.interval95[0] < float((later > threshold).sum()) * SPACING**3 < volume.interval95[1]
+    whole = float((later > WHOLE).sum()) * SPACING**3
+    assert horizon.volume_whole_mm3.estimate == pytest.approx(whole, rel=0.25)
+
+
 def test_one_visit_identifies_nothing(maps, densities):
     visits = [visit(0.0, densities[0.0])]
     priors = Priors(LogNormal(0.2, 0.5), LogNormal(0.02, 0.4))
