@@ -12,7 +12,7 @@ from twin.sampling import sample
 from twin.scene import Scene, Tissue, boundary_sd_mm
 
 SPACING = 5.0
-WARM, KEPT = 50, 250
+WARM, KEPT = 50, 800
 
 
 class Potential(torch.autograd.Function):
