@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from imaging.geometry import Geometry, Volume
@@ -49,6 +47,18 @@ _SEGMENTATION = """() => {
 _JUMP = """place => cornerstone.getRenderingEngines().forEach(engine => engine.getViewports().forEach(
     viewport => { viewport.jumpToWorld(place); viewport.render(); }))"""
 
+_COLOURED = """() => {
+    let count = 0;
+    for (const canvas of document.querySelectorAll('canvas.cornerstone-canvas')) {
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        for (let at = 0; at < pixels.length; at += 4) {
+            const colours = pixels.slice(at, at + 3);
+            count += Math.max(...colours) - Math.min(...colours) > 60;
+        }
+    }
+    return count;
+}"""
+
 
 class Ohif:
     """A person at OHIF's panel of MONAI Label; see :func:`opened`.
@@ -63,13 +73,15 @@ class Ohif:
 
     def __init__(self, page: Page, url: str) -> None:
         self.page, self._url = page, url
+        self._knows_its_purpose = False
 
     def open(self, study_uid: str) -> None:
         """Open a study in the mode MONAI Label."""
         page = self.page
         page.goto(f"{self._url}/ohif/monai-label?StudyInstanceUIDs={study_uid}")
-        if page.get_by_text("Confirm and Hide").count():
+        if not self._knows_its_purpose:
             page.get_by_text("Confirm and Hide").click()
+            self._knows_its_purpose = True
         page.locator("canvas.cornerstone-canvas").nth(2).wait_for()
         self._wait_for_images()
 
@@ -119,18 +131,11 @@ class Ohif:
         self.page.wait_for_timeout(500)
 
     def coloured(self) -> int:
-        """Pixels of the viewports that are not grey: what shows of an overlay."""
-        shots = [canvas.screenshot() for canvas in self.page.locator("canvas.cornerstone-canvas").all()]
-        return sum(_coloured(shot) for shot in shots)
+        """Pixels of the images on screen that are not grey: what shows of an overlay."""
+        return int(self.page.evaluate(_COLOURED))
 
     def _wait_for_images(self) -> None:
         self.page.wait_for_function(_IMAGES_THERE, arg=self.series_shown)
-
-
-def _coloured(png: bytes) -> int:
-    with Image.open(io.BytesIO(png)) as image:
-        colours = np.asarray(image.convert("RGB")).astype(int)
-    return int((np.ptp(colours, axis=-1) > 60).sum())
 
 
 @contextmanager
