@@ -1,8 +1,8 @@
 """Interactive quality with a simulated user: ``python -m benchmarks.clicks --patients 3``.
 
-The user clicks in the middle of the largest error, ten times at most: inside what is missing, or outside what is too
-much. Errors are simulated on the truth of virtual patients (a missed lobe, a leak, a region given to another class),
-and the network's own answer is corrected in the same way.
+The user clicks in the middle of the largest error of one region, ten times at most: inside what is missing, or outside
+what is too much. Errors are simulated on the truth of virtual patients (a missed lobe, a leak, a whole region given to
+another class), and the network's own answer is corrected in the same way.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from imaging.labels import TumourLabel
 from imaging.preparation import network_images, prepare_visits
 from imaging.role_selection import select_roles
 from monailabel_app.cases import labels_of
+from monailabel_app.click_task import replaced
 from monailabel_app.local_edit import Evidence, edited
 from segmentation.bundle import find_bundle
 from segmentation.inference import TumourSegmenter
@@ -32,6 +33,11 @@ from training.phantom import PhantomSettings, make_phantom
 
 ERRORS = ("missed lobe", "leak", "wrong class", "network")
 _LABELS = (TumourLabel.NCR, TumourLabel.ED, TumourLabel.ET)
+_TAKEN_FOR = {
+    TumourLabel.NCR: TumourLabel.ED,
+    TumourLabel.ED: TumourLabel.NCR,
+    TumourLabel.ET: TumourLabel.NCR,
+}
 _CLICKS = 10
 _GOOD = 0.90
 _LOBE_MM, _LEAK_MM = 12.0, 10.0
@@ -50,11 +56,15 @@ class Patient:
 
 @dataclass(frozen=True)
 class Session:
-    """One error corrected by clicks: Dice before the first and after each, and seconds for each."""
+    """One error corrected by clicks: Dice before the first and after each, and seconds for each.
+
+    ``network`` is the Dice of the same region in the network's answer, without clicks.
+    """
 
     seed: int
     error: str
     label: str
+    network: float
     dice: tuple[float, ...]
     seconds: tuple[float, ...]
 
@@ -89,38 +99,53 @@ def make_patient(seed: int, models: Path, preset: str) -> Patient:
 def correct(patient: Patient, seed: int, error: str, label: TumourLabel) -> Session:
     """Let the user click an error away."""
     truth = patient.truth == label
-    mask = wrong_mask(patient, error, label, np.random.default_rng(seed))
-    dice, seconds = [overlap(mask, truth)], []
+    labels = wrong_labels(patient, error, label, np.random.default_rng(seed))
+    dice, seconds = [overlap(labels == label, truth)], []
     for _ in range(_CLICKS):
-        missing, extra = largest(truth & ~mask), largest(mask & ~truth)
-        include = missing.sum() >= extra.sum()
+        missing, extra = largest(truth & (labels != label)), largest((labels == label) & ~truth)
+        include = bool(missing.sum() >= extra.sum())
         wrong = missing if include else extra
         if wrong.sum() < _SMALLEST_ERROR:
             break
-        depth = ndimage.distance_transform_edt(wrong, sampling=patient.grid.spacing)
-        click = np.array([np.unravel_index(int(depth.argmax()), depth.shape)])
+        click = deepest(wrong, patient.grid.spacing)
         start = time.perf_counter()
-        mask = edited(mask, patient.grid, label, patient.evidence, click, include)
+        after = edited(labels, patient.grid, label, patient.evidence, click, include)
+        labels = replaced(labels, after, label)
         seconds.append(time.perf_counter() - start)
-        dice.append(overlap(mask, truth))
-    return Session(seed, error, label.name, tuple(dice), tuple(seconds))
+        dice.append(overlap(labels == label, truth))
+    own = overlap(patient.network == label, truth)
+    return Session(seed, error, label.name, own, tuple(dice), tuple(seconds))
 
 
-def wrong_mask(
+def wrong_labels(
     patient: Patient, error: str, label: TumourLabel, generator: np.random.Generator
 ) -> np.ndarray:
-    """The region as an imperfect segmentation would show it."""
-    truth = patient.truth == label
+    """All regions as an imperfect segmentation would show them."""
     if error == "network":
-        return patient.network == label
+        return patient.network.copy()
+    labels, truth = patient.truth.copy(), patient.truth == label
     if error == "wrong class":
-        return np.zeros_like(truth)
+        labels[truth] = _TAKEN_FOR[label]
+        return labels
     border = truth & ~ndimage.binary_erosion(truth)
     choice = np.argwhere(truth if error == "missed lobe" else border)
     centre = patient.grid.to_patient(choice[generator.integers(len(choice))])
     places = patient.grid.to_patient(np.moveaxis(np.indices(truth.shape), 0, -1))
     near = np.linalg.norm(places - centre, axis=-1)
-    return truth & (near >= _LOBE_MM) if error == "missed lobe" else truth | (near < _LEAK_MM)
+    if error == "missed lobe":
+        labels[truth & (near < _LOBE_MM)] = TumourLabel.BACKGROUND
+    else:
+        labels[near < _LEAK_MM] = label
+    return labels
+
+
+def deepest(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """(1, 3), the voxel farthest from the mask's border."""
+    voxels = np.argwhere(mask)
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    part = np.pad(mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1)
+    depth = ndimage.distance_transform_edt(part, sampling=spacing)
+    return np.array([np.unravel_index(int(depth.argmax()), depth.shape)]) - 1 + low
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
@@ -140,9 +165,9 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 def table(sessions: Sequence[Session]) -> str:
     """Medians by error, as Markdown."""
     lines = [
-        "| error | sessions | Dice at first | after 1 click | after 3 | after 10 | median gain per click, first 3 "
-        "| 0.90 reached, median clicks | seconds per click |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| error | sessions | network, no clicks | Dice at first | after 1 click | after 3 | after 10 "
+        "| median gain per click, first 3 | 0.90 reached, median clicks | seconds per click |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for error in ERRORS:
         of = [one for one in sessions if one.error == error]
@@ -155,7 +180,8 @@ def table(sessions: Sequence[Session]) -> str:
         seconds = [second for one in of for second in one.seconds]
         clicks = f"{len(reached)} of {len(of)}, {np.median(reached):.0f}" if reached else f"0 of {len(of)}, –"
         lines.append(
-            f"| {error} | {len(of)} | {at[0]:.2f} | {at[1]:.2f} | {at[3]:.2f} | {at[_CLICKS]:.2f} "
+            f"| {error} | {len(of)} | {np.median([one.network for one in of]):.2f} "
+            f"| {at[0]:.2f} | {at[1]:.2f} | {at[3]:.2f} | {at[_CLICKS]:.2f} "
             f"| {np.median(gains) if gains else 0:+.3f} | {clicks} | {np.median(seconds) if seconds else 0:.2f} |"
         )
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from monailabel_app.studies import Examination, FolderStudies, place
 from monailabel_app.upstream import upstream_settings
 
 _FETCHED = ("MR", "SEG", "RTSTRUCT")
+_ATTEMPTS = 2
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -55,7 +56,10 @@ class Archive:
         user = upstream_settings.MONAI_LABEL_DICOMWEB_USERNAME
         password = upstream_settings.MONAI_LABEL_DICOMWEB_PASSWORD
         session = create_session_from_user_pass(user, password) if user and password else None
-        return cls(DICOMwebClient(url=url, session=session))
+        client = DICOMwebClient(url=url, session=session)
+        # A person waits for the answer: not five attempts in half a minute.
+        client.set_http_retry_params(max_attempts=_ATTEMPTS)
+        return cls(client)
 
     def series(self, **filters: str) -> list[ArchivedSeries]:
         """Series that match attributes exactly; those without valid UIDs are left out.

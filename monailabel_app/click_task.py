@@ -106,9 +106,8 @@ def with_clicks(answer: Answer, segment: str, wanted: list[Click], evidence: Evi
 
 def _with_click(labels: Volume, click: Click, evidence: Evidence) -> Volume:
     value = TumourLabel[click.segment]
-    before = labels.array == value
     marks = np.array([click.voxel])
-    after = edited(before, labels.geometry, value, evidence, marks, click.include)
+    after = edited(labels.array, labels.geometry, value, evidence, marks, click.include)
     return labels.with_array(replaced(labels.array, after, value))
 
 

@@ -22,6 +22,8 @@ _SMOOTHING_MM = 0.7
 # The network's log odds beside the contrasts, and where they stop saying more.
 _NETWORK_WEIGHT = 0.35
 _LARGEST_LOG_ODDS = 6.0
+# Where the segment's border is near, a mark reaches this many times as far as the border lies.
+_REACH_PER_DEPTH, _LEAST_REACH_MM = 5.0, 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +53,21 @@ class Evidence:
 
 
 def edited(
-    present: Mask,
+    labels: npt.NDArray[np.uint8],
     grid: Geometry,
     label: TumourLabel,
     evidence: Evidence,
     marks: FloatArray,
     include: bool,
     reach_mm: float = Reach.limit_mm,
+    strokes: bool = False,
 ) -> Mask:
     """One region's mask after marks.
 
     Parameters
     ----------
-    present : numpy.ndarray
-        bool, the region on ``grid``.
+    labels : numpy.ndarray
+        uint8, the present mask: all regions on ``grid``.
     grid : Geometry
         Of the displayed image; any orientation.
     label : TumourLabel
@@ -77,6 +80,8 @@ def edited(
         Whether the marks belong to the region.
     reach_mm : float
         Nothing farther from every mark changes.
+    strokes : bool
+        Marks are strokes over tissue of any label, and reach as far wherever they lie.
 
     Returns
     -------
@@ -85,11 +90,13 @@ def edited(
     """
     points = grid.to_patient(marks)
     local = _around(points, reach_mm + 2.0, grid.frame_of_reference_uid)
-    before = Volume(present, grid).resampled(local, interpolation="nearest").array
+    kinds = Volume(labels, grid).resampled(local, interpolation="nearest").array
+    before = kinds == label
+    same_kind = np.isin(kinds, labels[tuple(marks.T)]) | strokes
     seeds = np.zeros(local.shape, dtype=bool)
     seeds[tuple(np.round(local.to_index(points)).astype(int).T)] = True
-    reach = Reach(_SPACING_MM, reach_mm)
-    after = spread(before, _features(evidence, label, local), seeds, include, reach)
+    reach = Reach(_SPACING_MM, reach_mm if strokes else min(reach_mm, _reach_of(before, seeds, include)))
+    after = spread(before, same_kind, _features(evidence, label, local), seeds, include, reach)
     changed = Volume(after != before, local).resampled(grid, interpolation="nearest").array
     # Nearest voxels of two grids may lie just beyond the reach.
     box = _box(grid, local)
@@ -97,9 +104,17 @@ def edited(
     indices = np.stack(np.meshgrid(*(np.arange(s.start, s.stop) for s in box), indexing="ij"), axis=-1)
     apart = _smallest_distance(grid.to_patient(indices), points, reach_mm)
     near[box] = apart
-    result = np.where(changed & near, include, present)
+    # Two grids do not meet exactly: what has another label is left alone on this one too.
+    near &= np.isin(labels, labels[tuple(marks.T)]) | strokes
+    result = np.where(changed & near, include, labels == label)
     result[tuple(marks.T)] = include
     return np.asarray(result, dtype=bool)
+
+
+def _reach_of(before: Mask, seeds: Mask, include: bool) -> float:
+    """A mark close to the segment's border speaks of the border, one far from it of a whole part."""
+    depth = ndimage.distance_transform_edt(~before if include else before)[seeds].max()
+    return max(_LEAST_REACH_MM, _REACH_PER_DEPTH * float(depth) * _SPACING_MM)
 
 
 def _around(points: FloatArray, margin_mm: float, frame: str) -> Geometry:

@@ -2,7 +2,8 @@
 
 What was marked and the present mask are examples of two classes; every voxel near the mark is given to the class whose
 examples lie denser around it in the space of contrasts and network evidence (Parzen estimate over nearest neighbours).
-Of the voxels that would change, those connected to the mark do.
+Of the voxels that would change, those connected to the mark do. A mark speaks of its own kind of tissue only: what has
+another label than the voxels marked stays as it is.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from scipy.spatial import cKDTree
 Mask = npt.NDArray[np.bool_]
 
 # Of each class; more examples change little and cost time.
-_EXAMPLES = 1500
+_EXAMPLES = 800
 _NEIGHBOURS = 40
 # Share of its class's weight that the marked tissue has beside the present mask.
 _SHARE_OF_MARK = 0.6
 _MARK_RADIUS_MM = 2.0
 _FORCED_RADIUS_MM = 1.5
 _SMOOTHING_MM = 0.8
-# Log odds that suffice for a change: a mark says that the mask is wrong around here, so doubt speaks for changing it.
-_ENOUGH = -1.0
+# Log odds that suffice for a change, round by round: what a round finds is an example in the next, since a mark alone
+# shows little of how its tissue varies. At last doubt speaks for changing: a mark says that the mask is wrong here.
+_ROUNDS = (0.0, 0.0, 0.0, -0.5)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Reach:
 
 def spread(
     present: Mask,
+    same_kind: Mask,
     features: npt.NDArray[np.floating[Any]],
     marks: Mask,
     include: bool,
@@ -59,6 +62,8 @@ def spread(
     ----------
     present : numpy.ndarray
         bool (I, J, K), the mask so far.
+    same_kind : numpy.ndarray
+        bool (I, J, K), voxels with the same label as what was marked: no others change, but for those at the mark.
     features : numpy.ndarray
         float (F, I, J, K), each of unit spread within tissue.
     marks : numpy.ndarray
@@ -80,18 +85,22 @@ def spread(
     distance = ndimage.distance_transform_edt(~marks, sampling=reach.spacing_mm)
     near = distance <= reach.limit_mm
     forced = distance <= _FORCED_RADIUS_MM
-    changeable = near & (~present if include else present)
+    changeable = near & same_kind & (~present if include else present)
     marked = distance <= _MARK_RADIUS_MM
     alike = present if include else ~present
     wanted = changeable | forced
-    found = _evidence(features, marked, alike & ~marked & near, ~alike & ~marked & near, wanted, seed)
-    # Averaged over wanted voxels only: the border with the present mask must not pull.
     width = _SMOOTHING_MM / reach.spacing_mm
-    weight = ndimage.gaussian_filter(wanted.astype(np.float32), width)
-    evidence = ndimage.gaussian_filter(found, width) / np.maximum(weight, 1e-6)
-    candidates = (changeable & (evidence > _ENOUGH)) | forced
-    parts, _ = ndimage.label(candidates)
-    touched = np.isin(parts, np.unique(parts[forced])) & candidates & near
+    # Averaged over wanted voxels only: the border with the present mask must not pull.
+    weight = np.maximum(ndimage.gaussian_filter(wanted.astype(np.float32), width), 1e-6)
+    touched = forced
+    for enough in _ROUNDS:
+        unlike = ~alike & ~marked & near
+        found = _evidence(features, marked, alike & ~marked & near, unlike, wanted, seed)
+        evidence = ndimage.gaussian_filter(found, width) / weight
+        candidates = (changeable & (evidence > enough)) | forced
+        parts, _ = ndimage.label(candidates)
+        touched = np.isin(parts, np.unique(parts[forced])) & candidates & near
+        marked = marked | touched
     return present | touched if include else present & ~touched
 
 

@@ -62,7 +62,9 @@ class ScribbleTask(CaseTask):
         evidence = evidence_of(self.server, request, visit)
         for stroke, include in ((_INCLUDE, True), (_EXCLUDE, False)):
             if strokes[stroke].any():
-                after = edited(after, grid, value, evidence, _marks(strokes[stroke]), include, _REACH_MM)
+                marks = _marks(strokes[stroke])
+                shown = replaced(labels, after, value)
+                after = edited(shown, grid, value, evidence, marks, include, _REACH_MM, strokes=True)
         after = (after | strokes[_INCLUDE]) & ~strokes[_EXCLUDE]
         after = np.where(_inside(request.parameters.get("roi"), grid), after, present)
         known = self.server.answers.get(request.examination.key, request.client)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from monailabel_app.repairs import repair
 from monailabel_app.upstream import upstream_asgi
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +31,7 @@ def web_application(max_upload_bytes: int, token: str | None) -> Application:
     token : str or None
         When given, everything needs it as a bearer token, which viewers get by logging in with it as password.
     """
+    repair()
     upstream_asgi.router.routes[:] = [
         route
         for route in upstream_asgi.router.routes

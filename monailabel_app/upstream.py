@@ -63,14 +63,17 @@ for _key, _value in _DEFAULTS.items():
 with _stand_ins():
     from monailabel.app import app as upstream_asgi
     from monailabel.config import settings as upstream_settings
+    from monailabel.endpoints.user import auth as upstream_auth
     from monailabel.interfaces.app import MONAILabelApp
     from monailabel.interfaces.datastore import Datastore
     from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
     from monailabel.interfaces.tasks.scoring import ScoringMethod
     from monailabel.interfaces.tasks.strategy import Strategy
     from monailabel.interfaces.tasks.train import TrainTask
+    from monailabel.utils.async_tasks.task import AsyncTask
 
 __all__ = [
+    "AsyncTask",
     "Datastore",
     "InferTask",
     "InferType",
@@ -79,5 +82,6 @@ __all__ = [
     "Strategy",
     "TrainTask",
     "upstream_asgi",
+    "upstream_auth",
     "upstream_settings",
 ]

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +44,21 @@ class RunningServer:
 
 
 def start_server(
-    log: Path, arguments: Sequence[str], wrapper: Sequence[str] = (), port: int | None = None
+    log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> RunningServer:
-    """Start a server and wait until it answers."""
-    port = port or _free_port()
-    command = [*wrapper, sys.executable, "-m", "monailabel_app", "--port", str(port), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Start a server, with more in its environment if need be, and wait until it answers."""
+    port = _free_port()
+    command = [sys.executable, "-m", "monailabel_app", "--port", str(port), *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment
+            command,
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         )
     server = RunningServer(f"http://127.0.0.1:{port}", process, log)
-    if not wrapper:
-        wait_for(server)
+    wait_for(server)
     return server
 
 

@@ -13,9 +13,11 @@ import pytest
 import requests
 
 from imaging.catalog import read_catalog
+from imaging.geometry import Volume
 from imaging.preparation import prepare_visits
 from imaging.role_selection import select_roles
 from tests.imaging.writers.validators import dciodvfy_errors
+from tests.monailabel_app.ohif import opened
 from tests.monailabel_app.orthanc import DICOMWEB, Orthanc
 from tests.monailabel_app.private_network import PrivateNetwork
 from tests.monailabel_app.reader import Reader
@@ -136,6 +138,46 @@ def test_viewers_can_only_read_through_the_server(reader: Reader) -> None:
         prepared = session.prepare_request(requests.Request("GET", reader.url))
         prepared.url = reader.url + path
         assert session.send(prepared, timeout=60).status_code == 405
+
+
+def test_the_panel_in_ohif_lays_the_drawing_where_it_was_drawn(
+    reader: Reader, phantom: PhantomTruth, tmp_path: Path
+) -> None:
+    """Whatever series is on screen; FLAIR has thick slices in another plane than T1CE."""
+    key, volume = reader.open("finished")
+    grid = Volume.load_nifti(volume).geometry
+    drawn = three_blocks(grid.shape)
+    reader.submit(key, volume, drawn)
+    visit = next(visit for visit in phantom.visits if visit.study_instance_uid == key)
+    expected = Volume(sum(n * mask.astype(np.uint8) for n, mask in enumerate(drawn.values(), 1)), grid)
+    with opened(reader.url) as ohif:
+        # The panel makes its label map for the series on screen when it connects, and keeps to it.
+        for role, agreement in (("flair", 0.85), ("t1ce", 0.999)):
+            ohif.open(key)
+            ohif.show(visit.series[role])
+            ohif.connect()
+            ohif.jump_to(expected.geometry.to_patient(np.argwhere(expected.array)).mean(axis=0))
+            before = ohif.coloured()
+            assert ohif.run("tumour") == 200
+            shown, value = ohif.segmentation()
+            there = expected.resampled(shown.geometry, interpolation="nearest").array
+            for number, name in enumerate(drawn, 1):
+                assert dice(shown.array == value[name], there == number) > agreement, (role, name)
+            assert ohif.coloured() > before + 100, "the overlay shows"
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def three_blocks(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """A drawing that is its own mirror image in no direction."""
+    drawn = {name: np.zeros(shape, bool) for name in ("ED", "NCR", "ET")}
+    i, j, k = (int(0.4 * n) for n in shape)
+    drawn["ED"][i : i + 9, j : j + 8, k : k + 10] = True
+    drawn["NCR"][i + 9 : i + 13, j : j + 8, k : k + 6] = True
+    drawn["ET"][i : i + 6, j + 8 : j + 14, k + 2 : k + 6] = True
+    return drawn
 
 
 def test_an_archive_that_is_down_is_told(reader: Reader, orthanc: Orthanc) -> None:
