@@ -1,7 +1,7 @@
-"""Software bill of materials of the image: ``python -m container.sbom -o build``.
+"""Software bills of materials of the images: ``python -m container.sbom -o build``.
 
 Writes ``sbom.cdx.json`` (CycloneDX 1.6) and ``licences.csv`` from ``requirements.lock``, the metadata of the installed
-packages and the model weights.
+packages and the model weights; ``sbom-services.cdx.json`` and ``licences-services.csv`` for the image of the services.
 """
 
 from __future__ import annotations
@@ -113,19 +113,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m container.sbom", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    parts = parts_of((ROOT / "requirements.lock").read_text(encoding="utf-8"))
     version = load_settings(ROOT / "app.yaml").application.version
-    options.output.mkdir(parents=True, exist_ok=True)
     weights = sorted((ROOT / "models").glob("*/models/*.safetensors"))
-    (options.output / "sbom.cdx.json").write_text(bill_of(parts, weights, version), encoding="utf-8")
+    options.output.mkdir(parents=True, exist_ok=True)
+    parts: list[Part] = []
+    for suffix, lock in (("", "requirements.lock"), ("-services", "requirements-services.lock")):
+        parts += parts_of(
+            (ROOT / lock).read_text(encoding="utf-8")
+        )  # the services have the application's too
+        bill = bill_of(parts, weights, version)
+        (options.output / f"sbom{suffix}.cdx.json").write_text(bill, encoding="utf-8")
+        (options.output / f"licences{suffix}.csv").write_text(licence_table(parts), encoding="utf-8")
+    unknown = [part.name for part in parts if part.licence == UNKNOWN]
+    print(f"{len(parts)} packages" + (f"; no licence stated by {', '.join(unknown)}" if unknown else ""))
+    return 0
+
+
+def licence_table(parts: list[Part]) -> str:
+    """CSV of packages, versions and licences."""
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["package", "version", "licence"])
     writer.writerows([part.name, part.version, part.licence] for part in parts)
-    (options.output / "licences.csv").write_text(table.getvalue(), encoding="utf-8")
-    unknown = [part.name for part in parts if part.licence == UNKNOWN]
-    print(f"{len(parts)} packages" + (f"; no licence stated by {', '.join(unknown)}" if unknown else ""))
-    return 0
+    return table.getvalue()
 
 
 if __name__ == "__main__":
