@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,16 +15,23 @@ def exact_background(image: Tensor) -> Tensor:
 
     The value is 0 or the image's minimum, if at least 5 % of the voxels hold exactly it; otherwise nothing is marked.
     """
-    best = torch.zeros_like(image, dtype=torch.bool)
-    for value in (torch.zeros(()), image.min()):
-        same = image == value.to(image)
-        if same.float().mean() >= 0.05 and same.sum() > best.sum():
-            best = same
+    best, most = torch.zeros_like(image, dtype=torch.bool), 0
+    for value in {0.0, float(image.min())}:
+        same = image == value
+        count = int(torch.count_nonzero(same))
+        if count >= 0.05 * image.numel() and count > most:
+            best, most = same, count
     return best
 
 
 def _sample(values: Tensor) -> Tensor:
     return values[:: max(1, values.numel() // _SAMPLE)]
+
+
+def _quantiles(values: Tensor, low: float, high: float) -> tuple[float, float]:
+    """Two quantiles; NumPy partitions where torch sorts, which takes eight times as long."""
+    first, second = np.quantile(values.cpu().numpy(), [low, high])
+    return float(first), float(second)
 
 
 def _without_edge(kept: Tensor) -> Tensor:
@@ -65,14 +73,14 @@ def foreground_statistics(
         kept = _without_edge(kept)
     if region is not None:
         kept &= region
-    values = _sample(image[kept])
+    values = _sample(torch.from_numpy(image.cpu().numpy()[kept.cpu().numpy()]))  # torch selects far slower
     if values.numel() < 2:
         return 0.0, 0.0, 0.0
-    dark, bright = torch.quantile(values, torch.tensor([0.005, 0.98], dtype=values.dtype)).tolist()
+    dark, bright = _quantiles(values, 0.005, 0.98)
     head = values if region is not None else values[values > dark + 0.1 * (bright - dark)]
     if head.numel() < 2:
         return float(values.mean()), 0.0, dark
-    low, high = torch.quantile(head, torch.tensor([0.01, 0.99], dtype=head.dtype)).tolist()
+    low, high = _quantiles(head, 0.01, 0.99)
     head = head.clamp(low, high)
     return float(head.mean()), float(head.std()), dark
 
@@ -124,7 +132,7 @@ def head_mask(channels: Tensor) -> Tensor:
     filled = torch.zeros(channels.shape[1:], dtype=torch.bool)
     for channel in channels:
         values = _sample(channel.flatten())
-        dark, bright = torch.quantile(values, torch.tensor([0.005, 0.995], dtype=values.dtype)).tolist()
+        dark, bright = _quantiles(values, 0.005, 0.995)
         if bright > dark:
             filled |= (channel > dark + 0.1 * (bright - dark)) & ~exact_background(channel)
     return filled

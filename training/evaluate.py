@@ -7,7 +7,6 @@ NIfTI files with a reference segmentation; their names tell the contrasts (BraTS
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from training.contrasts import random_contrast, render
 from training.generator import grow_case
 from training.held_out import held_out_cases
 from training.losses import REGIONS
+from training.nifti_cases import case_files
 from training.scores import Score, score, summary
 
 HELD_OUT_SEED = 9_000_000
@@ -38,13 +38,6 @@ SUBSETS: dict[str, tuple[str, ...]] = {
     "T1CE and FLAIR": ("t1ce", "flair"),
 }
 
-_NAMES = {
-    "reference": r"seg|otmulticlass|label",
-    "t1ce": r"t1c|t1gd|t1post",
-    "flair": r"flair|t2f",
-    "t2": r"t2w|t2",
-    "t1": r"t1n|t1",
-}
 _WITH_NON_ENHANCING = torch.tensor(
     [0, 1, 2, 1, 3], dtype=torch.uint8
 )  # BRATS 2013: 3 non-enhancing, 4 enhancing
@@ -115,13 +108,7 @@ class RealCase:
 
 def real_cases(folder: Path) -> Iterator[RealCase]:
     """Every folder below `folder` whose NIfTI files include a reference segmentation."""
-    for place in sorted({path.parent for path in folder.rglob("*.nii*")}):
-        files: dict[str, Path] = {}
-        for path in sorted(place.glob("*.nii*")):
-            words = re.sub(r"[^a-z0-9]+", " ", path.name.lower().split(".nii")[0]).split()
-            kind = next((k for k, pattern in _NAMES.items() for w in words if re.fullmatch(pattern, w)), None)
-            if kind is not None and kind not in files:
-                files[kind] = path
+    for name, files in case_files(folder):
         if "reference" not in files or len(files) < 2:
             continue
         reference = Volume.load_nifti(files.pop("reference"))
@@ -130,7 +117,7 @@ def real_cases(folder: Path) -> Iterator[RealCase]:
             codes = _WITH_NON_ENHANCING[codes]
         volumes = {kind: Volume.load_nifti(path) for kind, path in files.items()}
         images = {role: v.with_array(np.asarray(v.array, dtype=np.float32)) for role, v in volumes.items()}
-        yield RealCase(place.name, images, reference.with_array(codes.to(torch.uint8).numpy()))
+        yield RealCase(name, images, reference.with_array(codes.to(torch.uint8).numpy()))
 
 
 def _line(one: Score) -> str:

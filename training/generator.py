@@ -21,6 +21,7 @@ from segmentation.inference import BOX_MARGIN, GRID_MULTIPLE
 from segmentation.transforms import apply_statistics, foreground_statistics
 from training.anatomy import SPACING_MM, Head, random_head
 from training.contrasts import Contrast, random_contrast, render
+from training.refinement import Refiner
 from training.tumours import Diseased, add_tumours
 
 _STATISTICS_STRIDE = 3
@@ -195,6 +196,8 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         (patch side in voxels or None for the whole head, patches in a batch), taken in turn.
     team
         Processes that train together: this many consecutive batches are of one size.
+    refiner
+        Passes half of the batches of patches on, see `training.refinement`; None: images as simulated.
     """
 
     def __init__(
@@ -206,8 +209,10 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         team: int = 1,
         coarsen: float = 1.0,
         growing: bool = False,
+        refiner: Refiner | None = None,
     ) -> None:
         self.pool, self.seed, self.batches, self.team = pool, seed, tuple(batches), team
+        self.refiner = refiner
         self.coarsen, self.growing = coarsen, growing
         self._weights: dict[Path, float] = {}
         self.paths = sorted(pool.glob("case-*.npy"))
@@ -232,8 +237,11 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         weights = np.array([self._weight(path) for path in self.paths])
         picks = [self.paths[i] for i in rng.choice(len(self.paths), count, p=weights / weights.sum())]
         examples = [draw_example(rng, path, size, coarsen=self.coarsen) for path in picks]
+        images = torch.stack([e.images for e in examples])
+        if self.refiner is not None and size is not None and rng.random() < 0.5:
+            images = self.refiner.refine(images, seed=int(rng.integers(1 << 32)))
         return (
-            torch.stack([e.images for e in examples]),
+            images,
             torch.stack([e.labels for e in examples]),
             torch.stack([e.brain for e in examples]),
         )

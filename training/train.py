@@ -22,6 +22,7 @@ from segmentation.network import build_network
 from segmentation.resources import has_native_bfloat16
 from training.generator import Examples, fill_pool
 from training.losses import brain_loss, dice_cross_entropy
+from training.refinement import Refiner
 from training.team import Team, run_together
 
 log = logging.getLogger("oncotwin.training")
@@ -113,11 +114,22 @@ class Trainer:
         Folder of ``checkpoint.pt`` (everything), ``ema.pt`` (the averaged weights alone) and TensorBoard's files.
     steps
         Stop after this many steps in total, with the learning rate scheduled over them; None: by the clock.
+    refiner
+        Makes simulated patches look like a site's, see `training.refinement`.
     """
 
-    def __init__(self, preset: Preset, pool: Path, out: Path, *, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        pool: Path,
+        out: Path,
+        *,
+        steps: int | None = None,
+        refiner: Refiner | None = None,
+    ) -> None:
         torch.manual_seed(preset.seed)
         self.preset, self.pool, self.out, self.total_steps = preset, pool, out, steps
+        self.refiner = refiner
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Channels-last is faster on GPUs; on a CPU with AMX the plain order is (1.28 s against 1.45 s a step at 96^3).
         self.order = torch.channels_last_3d if self.device.type == "cuda" else torch.contiguous_format
@@ -232,6 +244,7 @@ class Trainer:
             team=self.team.size,
             coarsen=self.preset.coarsen,
             growing=True,
+            refiner=self.refiner,
         )
         loader = DataLoader(
             examples,
@@ -289,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="start from these weights (model.safetensors of a bundle)")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--coarsen", type=float, help="voxel size in units of 2 mm, for a cheap first stage")
+    parser.add_argument("--refiner", type=Path, help="folder of python -m training.refinement")
     parser.add_argument(
         "--until", type=float, default=1.0, help="stop at this share of the minutes (then --resume)"
     )
@@ -317,7 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(preset: Preset, pool: Path, options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    trainer = Trainer(preset, pool, options.out)
+    refiner = None if options.refiner is None else Refiner.load(options.refiner)
+    trainer = Trainer(preset, pool, options.out, refiner=refiner)
     if options.resume:
         trainer.restore()
     elif options.init:
