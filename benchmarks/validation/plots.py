@@ -51,13 +51,15 @@ def calibration_curves(ranks: Mapping[str, Mapping[str, Sequence[float]]], path:
         1, len(quantities), figsize=(4.2 * len(quantities), 4.4), sharey=True, squeeze=False
     )
     nominal = np.linspace(0.02, 0.98, 49)
-    colours = plt.get_cmap("tab20").colors
+    # a scenario keeps its colour in panels where another one is missing
+    scenarios = list(dict.fromkeys(name for curves in ranks.values() for name in curves))
+    colours = dict(zip(scenarios, plt.get_cmap("tab20").colors, strict=False))
     for axes, quantity in zip(panels[0], quantities, strict=True):
         axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1, linestyle="--")
-        for number, (name, values) in enumerate(ranks[quantity].items()):
+        for name, values in ranks[quantity].items():
             away = 2 * np.abs(np.asarray(values) - 0.5)
             observed = [(away <= level).mean() for level in nominal]
-            axes.plot(nominal, observed, color=colours[number], linewidth=1.6, label=name.replace("_", " "))
+            axes.plot(nominal, observed, color=colours[name], linewidth=1.6, label=name.replace("_", " "))
         axes.set_title(quantity)
         axes.set_xlabel("nominal coverage")
         axes.set_xlim(0, 1)
