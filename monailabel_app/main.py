@@ -94,9 +94,8 @@ class OncoTwinLabel(MONAILabelApp):
         task = self._trainers.get(request.get("model"))
         if task is None:
             raise Refusal(f"There is no trainer {request.get('model')!r} here.", status=404)
-        done: dict[str, Any] = task(
-            {"epochs": request["epochs"]} if "epochs" in request else {}, self._datastore
-        )
+        known = {name: request[name] for name in task.config() if name in request}
+        done: dict[str, Any] = task(known, self._datastore)
         return done
 
     def scoring(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:

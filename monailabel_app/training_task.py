@@ -27,6 +27,7 @@ from segmentation.inference import TumourSegmenter
 log = logging.getLogger("oncotwin.label")
 
 _MOST_EPOCHS = 500
+_LARGEST_RATE = 0.01
 
 
 class FineTuningTask(TrainTask):
@@ -43,7 +44,7 @@ class FineTuningTask(TrainTask):
         self._server = server
 
     def config(self) -> dict[str, Any]:
-        return {"epochs": Plan.epochs}
+        return {"epochs": Plan.epochs, "learning_rate": Plan.learning_rate}
 
     def stats(self) -> dict[str, Any]:
         """What Slicer shows: ``best_metric`` is the validation Dice of the model in use."""
@@ -62,7 +63,10 @@ class FineTuningTask(TrainTask):
         epochs = request.get("epochs", Plan.epochs)
         if not isinstance(epochs, int) or not 1 <= epochs <= _MOST_EPOCHS:
             raise Refusal(f"epochs must be a whole number from 1 to {_MOST_EPOCHS}.")
-        return train(self._server, Plan(epochs=epochs))
+        rate = request.get("learning_rate", Plan.learning_rate)
+        if not isinstance(rate, float) or not 0 < rate <= _LARGEST_RATE:
+            raise Refusal(f"learning_rate must be a number above 0 and at most {_LARGEST_RATE}.")
+        return train(self._server, Plan(epochs=epochs, learning_rate=rate))
 
 
 def train(server: Server, plan: Plan) -> dict[str, Any]:

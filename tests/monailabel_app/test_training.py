@@ -3,49 +3,96 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from fastapi import HTTPException
 
+from monailabel_app.configuration import read_configuration
 from monailabel_app.fine_tuning import DrawnCase, Plan, fine_tuned, mean_dice
+from monailabel_app.main import build_server
 from monailabel_app.tasks import Server
 from monailabel_app.training_cases import split
 from monailabel_app.training_task import train
 from segmentation.bundle import find_bundle, load_bundle
 from segmentation.inference import TumourSegmenter
+from tests.monailabel_app.served import start_server
 
 
-def test_a_better_model_is_published_as_a_version_and_a_worse_one_is_not(
-    configure: Callable[..., Server],
+@pytest.fixture(scope="module")
+def conf(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {"state": str(tmp_path_factory.mktemp("trained") / "state"), "models": str(small_bundle)}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    conf: dict[str, str], drawn_studies: Path, slicer: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """Two trainings that Slicer's client started on a server: one that can change nothing, one that can."""
+    folder = tmp_path_factory.mktemp("training")
+    arguments = ["--studies", str(drawn_studies), "--state", conf["state"], "--models", conf["models"]]
+    server = start_server(folder / "server.log", arguments)
+    client = slicer.MONAILabelClient(server.url, tmpdir=str(folder), client_id="slicer-anna")
+    done = []
+    for asked in ({"epochs": 1, "learning_rate": 1e-9}, {"epochs": 10, "learning_rate": 3e-3}):
+        begun = client.train_start(
+            "network", {**asked, "bundle_path": "/tmp", "gpus": "7", "device": "cuda:7"}
+        )
+        assert not {"bundle_path", "device"} & set(begun["request"]) and begun["request"].get("gpus") != "7"
+        done.append(
+            {**finished(client), "models": sorted(p.name for p in models_of(conf)), "info": client.info()}
+        )
+    server.stop()
+    return done
+
+
+def finished(client: Any) -> dict[str, Any]:
+    until = time.monotonic() + 400
+    while time.monotonic() < until:
+        task: dict[str, Any] = client.train_status(False)
+        if task["status"] in ("DONE", "ERROR"):
+            return task
+        time.sleep(1)
+    raise TimeoutError("training did not end")
+
+
+def models_of(conf: dict[str, str]) -> list[Path]:
+    folder = Path(conf["state"]) / "models"
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def test_what_is_not_better_is_not_published(trained: list[dict[str, Any]]) -> None:
+    first = trained[0]
+    assert first["status"] == "DONE", first["details"]
+    assert first["models"] == [], "nothing is left of what was not published"
+    assert first["info"]["train_stats"]["network"] == {}
+
+
+def test_a_better_model_is_published_as_a_version_that_the_application_takes(
+    trained: list[dict[str, Any]], conf: dict[str, str], small_bundle: Path, drawn_studies: Path
 ) -> None:
-    server = configure()
-    shipped = server.models.bundle
-    before = shipped.joinpath("models", "model.safetensors").read_bytes()
-
-    unchanged = train(server, Plan(epochs=1, learning_rate=0.0))
-    assert unchanged["published"] is False and server.models.bundle == shipped
-    assert not list(server.models.folder.iterdir()), "nothing is left of what was not published"
-
-    done = train(server, Plan(epochs=10, learning_rate=3e-3))
-    assert done["published"] is True and done["dice"] > done["dice_before"]
-    assert server.models.bundle.name == done["bundle"] == "oncotwin-0.0.1+label.1"
-    assert server.models.segmenter.description.version == "0.0.1+label.1", "the server uses it at once"
+    second = trained[1]
+    assert second["status"] == "DONE", second["details"]
+    assert second["models"] == ["current", "oncotwin-0.0.1+label.1"]
+    measured = second["info"]["train_stats"]["network"]
+    assert measured["dice"] > measured["dice_before"] and measured["best_metric"] == measured["dice"]
+    assert measured["validation"] == "the last visit of the only patient"
+    assert (measured["cases"], measured["validation_cases"]) == (1, 1)
     # One setting of the application: -m STATE/models/current
-    description, _ = load_bundle(find_bundle(server.models.folder / "current"))
+    description, _ = load_bundle(find_bundle(Path(conf["state"]) / "models" / "current"))
     assert description.version == "0.0.1+label.1"
-    assert server.models.validation == {
-        "dice": done["dice"],
-        "dice_before": done["dice_before"],
-        "validation": "the last visit of the only patient",
-        "cases": 1,
-        "validation_cases": 1,
-    }
-    assert shipped.joinpath("models", "model.safetensors").read_bytes() == before, "the old one is kept"
+    kept, _ = load_bundle(small_bundle)
+    assert kept.version == "0.0.1", "the old one is kept"
 
-    again = train(server, Plan(epochs=1, learning_rate=1.0))
-    assert again["published"] is False and server.models.bundle.name == done["bundle"]
+    server = build_server(read_configuration(str(drawn_studies), conf))
+    worse = train(server, Plan(epochs=1, learning_rate=1.0))
+    assert worse["published"] is False and worse["dice"] <= worse["dice_before"] == measured["dice"]
+    assert server.models.bundle.name == "oncotwin-0.0.1+label.1"
 
 
 def test_one_drawing_is_too_few(configure: Callable[..., Server]) -> None:
