@@ -4,57 +4,52 @@
 # BASE: any Debian or Ubuntu with Python 3.11 and libstdc++; `make image-base` makes a small one.
 ARG BASE=python:3.11-slim-bookworm
 
-FROM ${BASE} AS packages
+FROM ${BASE} AS installed
+# With LOCK=requirements-cuda.lock torch is CUDA's, and nothing of CUDA is unused then (make image-gpu).
+ARG LOCK=requirements.lock
+# What the services need beside the application, for --target services.
+ARG SERVICES_LOCK=""
 # Distributions that only others need: cupy and CUDA's Python on a machine without a GPU, what nilearn would need if it
 # were imported (its atlas is read as files), a load generator of Triton's client.
-# With LOCK=requirements-cuda.lock torch is CUDA's: nothing of CUDA is unused then (make image-gpu).
-ARG LOCK=requirements.lock
 ARG UNUSED="cupy-cuda13x cuda-python cuda-bindings cuda-core perf-analyzer pandas scikit-learn joblib"
-COPY ${LOCK} /tmp/requirements.lock
+COPY requirements*.lock /tmp/locks/
+# One package of the services has a source only, in plain Python.
 RUN --mount=type=bind,source=build/wheelhouse,target=/wheels \
     python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --quiet --no-index --find-links /wheels --no-cache-dir --no-deps --require-hashes \
-      -r /tmp/requirements.lock \
+ && install="/opt/venv/bin/pip install --quiet --no-index --find-links /wheels --no-cache-dir --no-deps --require-hashes" \
+ && ${install} -r /tmp/locks/${LOCK} \
  && /opt/venv/bin/pip check \
+ && if [ -n "${SERVICES_LOCK}" ]; then ${install} --no-build-isolation -r /tmp/locks/${SERVICES_LOCK}; fi \
  && /opt/venv/bin/pip uninstall --quiet --yes ${UNUSED} \
- && echo /opt/venv/lib/python3.11/site-packages/nvidia/cu13/lib > /etc/ld.so.conf.d/cudart.conf && ldconfig \
- && mkdir -p /var/holoscan/input /var/holoscan/output /var/holoscan/logs && chmod 0777 /var/holoscan/output \
- && echo "holoscan:x:1000:" >> /etc/group \
- && echo "holoscan:x:1000:1000::/var/holoscan:/nonexistent" >> /etc/passwd
-
-FROM scratch AS sources
-COPY app app/app
-COPY operators app/operators
-COPY imaging app/imaging
-COPY segmentation app/segmentation
-COPY twin app/twin
-COPY container app/container
-COPY app.yaml LICENSE app/
-COPY models models
-COPY README.md docs/*.md docs/
-
-FROM packages AS services-installed
-COPY requirements-services.lock /tmp/
-# One package has a source only, in plain Python.
-RUN --mount=type=bind,source=build/wheelhouse,target=/wheels \
-    /opt/venv/bin/pip install --quiet --no-index --find-links /wheels --no-cache-dir --no-deps --require-hashes \
-      --no-build-isolation -r /tmp/requirements-services.lock
-COPY --from=sources / /opt/holoscan/
+ && rm -r /tmp/locks \
+ && echo /opt/venv/lib/python3.11/site-packages/nvidia/cu13/lib > /etc/ld.so.conf.d/cudart.conf && ldconfig
 WORKDIR /opt/holoscan/app
+COPY app app
+COPY operators operators
+COPY imaging imaging
+COPY segmentation segmentation
+COPY twin twin
+COPY container container
 COPY gateway gateway
 COPY monailabel_app monailabel_app
-RUN mkdir -p /var/oncotwin/gateway /var/oncotwin/label && chown 1000:1000 /var/oncotwin/* \
- && /opt/venv/bin/python -m compileall -q . && /opt/venv/bin/python -m container.slim /
-
-FROM packages AS installed
-COPY --from=sources / /opt/holoscan/
-WORKDIR /opt/holoscan/app
-RUN cp app.yaml /var/holoscan/app.yaml \
- && /opt/venv/bin/python -m container.manifests app.yaml --models /opt/holoscan/models -o /etc \
- && /opt/venv/bin/python -m compileall -q . && /opt/venv/bin/python -m container.slim /
+COPY app.yaml LICENSE ./
+COPY models ../models
+COPY README.md docs/*.md ../docs/
+RUN mkdir -p /var/holoscan/input /var/holoscan/output /var/holoscan/logs && chmod 0777 /var/holoscan/output \
+ && cp app.yaml /var/holoscan/app.yaml \
+ && echo "holoscan:x:1000:" >> /etc/group \
+ && echo "holoscan:x:1000:1000::/var/holoscan:/nonexistent" >> /etc/passwd \
+ && if [ -n "${SERVICES_LOCK}" ]; then \
+      mkdir -p /var/oncotwin/gateway /var/oncotwin/label && chown 1000:1000 /var/oncotwin/*; \
+    else \
+      rm -r gateway monailabel_app \
+      && /opt/venv/bin/python -m container.manifests app.yaml --models /opt/holoscan/models -o /etc; \
+    fi \
+ && /opt/venv/bin/python -m compileall -q /opt/holoscan/app \
+ && /opt/venv/bin/python -m container.slim /
 
 FROM scratch AS services
-COPY --from=services-installed / /
+COPY --from=installed / /
 ARG VERSION
 LABEL org.opencontainers.image.title="OncoTwin gateway and MONAI Label server" \
       org.opencontainers.image.version="${VERSION}" \

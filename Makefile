@@ -149,7 +149,7 @@ image-services: wheelhouse
 	$(BIN)/python -m pip download --quiet --require-hashes --no-deps --no-build-isolation -r requirements-services.lock \
 	  -d build/wheelhouse
 	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
-	$(BUILD) --target services -t $(SERVICES_IMAGE) .
+	$(BUILD) --build-arg SERVICES_LOCK=requirements-services.lock --target services -t $(SERVICES_IMAGE) .
 
 # Never as root: root's own folders are handed to uid 1000.
 image-run:
