@@ -249,17 +249,16 @@ def _size_words(scores: Mapping[str, Any]) -> str:
 
 
 def _coverage_words(scores: Mapping[str, Any]) -> str:
+    """The scenarios off target by more than chance explains."""
     said = []
     for verdict in ("too narrow", "too wide"):
         found = [
             f"{score['title'].lower()} ({mask})"
             for score in scores.values()
             for mask in MASKS
-            if score[mask]["judgement"].startswith(verdict)
+            if score[mask]["judgement"] == verdict
         ]
-        said.append(
-            f"{verdict.capitalize()}: {'; '.join(found)}." if found else f"{verdict.capitalize()}: none."
-        )
+        said.append(f"{verdict.capitalize()}, beyond chance: {'; '.join(found) or 'none'}.")
     return "\n".join(said)
 
 
