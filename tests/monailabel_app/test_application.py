@@ -48,7 +48,9 @@ def test_the_application_goes_by_the_drawing(
     (tmp_path / "app.yaml").write_text(yaml.safe_dump(document))
     results = tmp_path / "results"
     command = [sys.executable, "-m", "app", "-i", str(patient), "-o", str(results), "-m", str(small_bundle)]
-    done = subprocess.run([*command, "--config", str(tmp_path / "app.yaml")], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "app.yaml")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
     result = json.loads((results / "result.json").read_text())
