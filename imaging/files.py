@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import struct
@@ -19,7 +20,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from imaging.errors import ImagingError, Reason
@@ -187,7 +188,7 @@ def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
             )
         return IgnoredFile(name, "not a DICOM file")
     with tolerant_dicom():
-        if has_magic and _inflates_too_far(path, content):
+        if has_magic and _inflates_too_far(content):
             return BrokenFile(
                 name, f"{name} grows beyond 1 GB when it is inflated; take it out of the folder."
             )
@@ -233,10 +234,13 @@ def _parse(content: bytes, *, force: bool = False, pixels: bool = True) -> FileD
         return None
 
 
-def _inflates_too_far(path: Path, content: bytes) -> bool:
+def _inflates_too_far(content: bytes) -> bool:
     """Whether a deflated dataset is longer than any image; inflated in pieces, none of which is kept."""
     try:
-        meta = read_file_meta_info(path)
+        # From memory: of a file, as many bytes would be asked for as a false length claims.
+        file = io.BytesIO(content)
+        file.seek(128 + 4)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
         if text(meta, "TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return False
         # preamble, magic word, and the element that holds the length of the meta information
