@@ -243,8 +243,8 @@ def _size_words(scores: Mapping[str, Any]) -> str:
     if least < ENOUGH:
         words += (
             f" **Preliminary**: {ENOUGH} are wanted; below that the intervals of the shares are wide, and a verdict "
-            "within chance of another is no verdict. The same command goes on from the rows on disk. No target of this page "
-            "counts as met or missed until then."
+            "within chance of another is no verdict. The same command goes on from the rows on disk. No target of "
+            "this page counts as met or missed until then."
         )
     return words
 
