@@ -107,7 +107,7 @@ def _meta_length(path: Path) -> int:
         meta = read_file_meta_info(path)
         assert meta.TransferSyntaxUID in TRANSFER_SYNTAXES
         return _PREAMBLE_BYTES + 12 + int(meta.FileMetaInformationGroupLength)
-    except Exception:
+    except Exception:  # whatever a mutated header makes pydicom raise, a sender could not use it
         return 0
 
 
