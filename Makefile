@@ -108,7 +108,9 @@ lock: $(VENV)/.product
 	  --alone monailabel==0.8.5 --source timeloop -o requirements-services.lock
 
 LOCK ?= requirements.lock
+# Of torch's builds for the CPU and for CUDA, pip would take the former whatever the lock's hash: one at a time.
 wheelhouse: $(VENV)/.product
+	rm -f build/wheelhouse/torch-*
 	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r $(LOCK) -d build/wheelhouse
 
 # An image of Debian bookworm from this machine's own package sources, as root: packages, tag, options of the import.
