@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.solver import copy_bandwidth, runge_kutta, timed
 from twin import Calibration, CalibrationSettings, TissueMaps, TumourObservation, calibrate
+from twin.distance import signed_distance
 from twin.model import ReactionDiffusion
-from twin.observation import signed_distance
 from twin.operator import DiffusionOperator
 from twin.solver import trajectory
 from twin.treatment import Chemotherapy, Radiotherapy, Therapy

@@ -38,9 +38,11 @@ class Starts:
         The first of its visits is where growth starts.
     jitter : sequence of Tensor, optional
         Local displacements of the boundary, mm, (X, Y, Z) each; draws take them in turn.
+    grain : sequence of Tensor, optional
+        Errors of the density where it was measured, (X, Y, Z) each; draws take them in turn.
     """
 
-    def __init__(self, scene: Scene, jitter: Sequence[Tensor] = ()) -> None:
+    def __init__(self, scene: Scene, jitter: Sequence[Tensor] = (), grain: Sequence[Tensor] = ()) -> None:
         self._scene = scene
         distances = scene.distances[0]
         cells = scene.operator.domain.reshape(-1).nonzero()[:, 0]
@@ -51,6 +53,7 @@ class Starts:
         self._measured = None if measured is None else measured.reshape(-1)[self._cells].to(away.dtype)
         self._core = None if distances.core is None else distances.core.reshape(-1)[self._cells].float()
         self._jitter = [field.reshape(-1)[self._cells].float() for field in jitter]
+        self._grain = [field.reshape(-1)[self._cells].float() for field in grain]
         self._wobble = max((float(field.max()) for field in self._jitter), default=0.0)
         self._ends = wave_profile().position(_TRACE) - wave_profile().position(scene.settings.whole_threshold)
 
@@ -83,7 +86,10 @@ class Starts:
             distances, width, self._scene.settings, core + local, whole + local, profile=profile
         )
         if self._measured is not None:
-            values = torch.where(torch.isfinite(self._measured), self._measured, values)
+            measured = self._measured
+            if self._grain:
+                measured = (measured + self._grain[number % len(self._grain)]).clamp(0.0, 1.0)
+            values = torch.where(torch.isfinite(measured), measured, values)
         operator = self._scene.operator
         start = torch.zeros(operator.domain.numel(), dtype=operator.dtype)
         start[self._cells[near]] = values.to(operator.dtype)

@@ -54,6 +54,8 @@ def minimise(
     unchecked : float, optional
         A step that promises less than this is the last and is taken without looking at the cost there: below half a
         unit it is shorter than a posterior standard deviation, over which a sum of squares is close to its quadratic.
+        So is what a rejected step leaves: the parabola through the cost at both its ends and the slope at its start
+        says how far along it the least cost lies, and what that saves.
     on_step : callable, optional
         Told the number of each trial.
     """
@@ -71,9 +73,19 @@ def minimise(
         gain = (here.cost - there.cost) / promised
         if gain > 1e-3:
             position, here = position + step, there
+        else:
+            share, left = _parabola(float(here.gradient @ step), there.cost - here.cost)
+            if left < unchecked:
+                return Minimum(position + share * step, here, iteration, True)
         damping = damping * (0.2 if gain > 0.7 else 1.0 if gain > 0.25 else 8.0)
         damping = min(max(damping, 1e-6), 1e6)
     return Minimum(position, here, max_iterations, False)
+
+
+def _parabola(slope: float, rise: float) -> tuple[float, float]:
+    """Where along a rejected step the cost is least, as a share of it, and what is saved there."""
+    bend = rise - slope
+    return -slope / (2.0 * bend), slope * slope / (4.0 * bend)
 
 
 def _step(here: Linearisation, damping: float, scale: Vector) -> Vector:

@@ -9,14 +9,13 @@ the parameters have. Necrosis is part of the core and counts as dense tissue.
 from dataclasses import dataclass
 
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
+from twin.distance import signed_distance
 from twin.inputs import TumourObservation
 from twin.settings import CalibrationSettings
 from twin.wave import WaveProfile, wave_profile
 
-_FAR_MM = 1e3
 _LEAST_GAP_MM = 1e-6
 _COVERED = 0.8
 """How far, between the two thresholds, the density may rise inside a tumour that shows no core."""
@@ -56,24 +55,6 @@ class BoundaryDistances:
             core=signed_distance(core, spacing_mm) if bool(core.any()) else None,
             whole=signed_distance(whole, spacing_mm),
         )
-
-
-def signed_distance(mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
-    """Smoothed signed distance to the boundary of a mask that is not empty, mm, negative in exactly its voxels.
-
-    Distances between voxel centres make steps of a voxel; a Gaussian of half a voxel's diagonal removes them.
-    """
-    array = mask.cpu().numpy()
-    if array.all():
-        return torch.full(mask.shape, -_FAR_MM, dtype=torch.float64)
-    half = min(spacing_mm) / 2
-    outside = distance_transform_edt(~array, sampling=spacing_mm)
-    inside = distance_transform_edt(array, sampling=spacing_mm)
-    smooth = gaussian_filter((outside - half).clip(0) - (inside - half).clip(0), 0.7, truncate=3.0)
-    small = 1e-3 * half
-    smooth[array] = smooth[array].clip(max=-small)
-    smooth[~array] = smooth[~array].clip(min=small)
-    return torch.from_numpy(smooth)
 
 
 @dataclass(frozen=True)

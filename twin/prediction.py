@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from twin.conformal import Conformal, shipped
-from twin.draws import Draw, draws_of, jitter_fields
+from twin.draws import Draw, draws_of, grain_fields, jitter_fields
 from twin.ensemble import Grown, Starts, Sums, grow_draw, in_order
 from twin.errors import TwinError
 from twin.inputs import TissueMaps, TumourObservation, check_visits
@@ -188,7 +188,8 @@ class Future:
         reach = max(draw.reach_mm(horizon) for draw in draws)
         # draws run side by side, so each sweep keeps to one thread
         scene = Scene.build(prepared, [visits[-1]], reach, calibration.settings, threads=1)
-        starts = Starts(scene, jitter_fields(scene, calibration.settings))
+        settings = calibration.settings
+        starts = Starts(scene, jitter_fields(scene, settings), grain_fields(scene, settings))
         shift = calibration.posterior.coordinates.shift(len(visits) - 1)
         past = Past.prepare(calibration, prepared, visits, draws) if len(visits) > 1 else None
         return cls(scene, draws, starts, visits[-1].day, shift, past)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from twin.distance import signed_distance
 from twin.inputs import TissueMaps, TumourObservation
-from twin.observation import signed_distance
 from twin.treatment import Radiotherapy, Surgery, Therapy
 
 Factors = tuple[int, int, int]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twin.coordinates import Vector
+from twin.coordinates import LOG_VELOCITY, LOG_WIDTH, Vector
 from twin.ensemble import Starts
 from twin.importance import Weights, normalised, pareto_smoothed, resampled, student
 from twin.least_squares import Minimum
@@ -25,7 +25,7 @@ from twin.solver import trajectory
 from twin.targets import Asked, rows, shift_rows
 
 KHAT_LIMIT = 0.7
-_MEMBERS = 16
+_MEMBERS = 8
 """Tumours grown side by side."""
 _LARGEST_BATCH = 16_000_000
 """Most cells of one batch; two buffers of it are kept."""
@@ -108,14 +108,16 @@ class Marginal:
     def residuals(self, heads: Vector) -> Vector:
         """Weighted residuals (n, m) without follow-up shifts at ``heads`` (n, size)."""
         self.solves += len(heads)
-        settings, made = self._likelihood.scene.settings, []
-        for first in range(0, len(heads), self._members):
+        settings, made = self._likelihood.scene.settings, np.empty((len(heads), self.sight.by_shift.shape[1]))
+        # the largest diffusivity of a batch sets its step
+        order = np.argsort(heads[:, LOG_VELOCITY] + heads[:, LOG_WIDTH])
+        for batch in np.split(order, range(self._members, len(order), self._members)):
             parts = []
-            for visit, density in enumerate(self._densities(heads[first : first + self._members])):
+            for visit, density in enumerate(self._densities(heads[batch])):
                 asked = [target for target in self._likelihood.known if target.visit == visit]
                 parts += [rows(target, density, settings) * math.sqrt(target.weight) for target in asked]
-            made.append(np.concatenate(parts, axis=1))
-        return np.concatenate(made)
+            made[batch] = np.concatenate(parts, axis=1)
+        return made
 
     def _densities(self, heads: Vector) -> Iterator[Tensor]:
         """Densities (n, X, Y, Z) at every visit, each a view that the next overwrites."""

@@ -64,10 +64,10 @@ class CalibrationSettings:
     gray_matter_ratio: float = 10.0
     boundary_sd_mm: float = 0.7
     boundary_correlation_mm: float = 6.0
-    velocity_discrepancy: float = 0.15
-    width_discrepancy: float = 0.25
+    velocity_discrepancy: float = 0.08
+    width_discrepancy: float = 0.2
     coreless_discrepancy: float = 0.35
-    growth_discrepancy: float = 0.1
+    growth_discrepancy: float = 0.08
     samples: int = 64
     initial_ensemble: int = 8
     seed: int = 0

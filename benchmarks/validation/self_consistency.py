@@ -31,7 +31,7 @@ from benchmarks.validation.statistics import Proportion, RankTest, Vector, proba
 from benchmarks.validation.trial import UNSTRETCHED, tissue_maps, twin_version
 from twin import CalibrationSettings, Priors, TissueMaps, TumourObservation, calibrate, forecast
 from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
-from twin.observation import signed_distance
+from twin.distance import signed_distance
 from twin.priors import LogNormal
 from twin.results import Calibration
 from twin.scene import Scene, Tissue, boundary_sd_mm, starting_width

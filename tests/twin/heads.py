@@ -68,7 +68,7 @@ def noisy_visit(
     """Masks whose boundary is off by a whole shift of 0.5 mm sd and a correlated local one of 0.7 mm sd."""
     from scipy.ndimage import gaussian_filter
 
-    from twin.observation import signed_distance
+    from twin.distance import signed_distance
 
     local = gaussian_filter(
         generator.standard_normal(tuple(density.shape)), 5.0 / spacing / 2**0.5, mode="wrap"

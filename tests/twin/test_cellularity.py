@@ -9,6 +9,7 @@ import torch
 from tests.twin.heads import CORE, WHOLE, grow, head, resample
 from twin import CalibrationSettings, TumourObservation, TwinError, calibrate
 from twin.cellularity import FREE_WATER_MM2_PER_S, cellularity_from_adc
+from twin.draws import noise_sd
 
 SPACING = 4.0
 ROI = torch.zeros(4, 4, 4, dtype=torch.bool)
@@ -111,3 +112,15 @@ def test_cellularity_outweighs_the_masks_of_its_visit(patient):
     slow = velocity_of(calibrate(maps, [visits[0], stale], settings=settings))
     grown = velocity_of(calibrate(maps, visits, settings=settings))
     assert slow.estimate < grown.estimate
+
+
+def test_noise_of_a_measured_map_is_found_beside_a_smooth_density() -> None:
+    generator = torch.Generator().manual_seed(0)
+    axis = torch.linspace(-1.0, 1.0, 24)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    smooth = 0.2 + 0.5 * torch.exp(-2.0 * (x**2 + y**2 + z**2))
+    for sd in (0.0, 0.02, 0.08):
+        noisy = smooth + sd * torch.randn(smooth.shape, generator=generator)
+        noisy[x**2 + y**2 + z**2 > 1.0] = torch.nan
+        assert noise_sd(noisy) == pytest.approx(sd, rel=0.06, abs=0.003)
+    assert noise_sd(torch.full((3, 3, 3), torch.nan)) == 0.0

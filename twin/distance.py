@@ -1,0 +1,83 @@
+"""Signed distance to the boundary of a mask, between its voxels."""
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.special import ndtri
+from torch import Tensor
+
+from twin.coordinates import Vector
+
+_FAR_MM = 1e3
+_KERNEL = 0.7
+"""Standard deviation of the blur that finds the boundary between voxels, voxels."""
+_BENT = 2.0
+"""Standard deviation of the blur under which the curvature of the boundary is taken, voxels."""
+_MIXED = 1e-4
+"""The blur tells nothing of the boundary where it leaves less than this of either side."""
+_TRUNCATED = 4.0
+_NEAR, _FAR = 0.30, 0.48
+"""A blurred mask within the first of one half gives the distance itself, beyond the second the other side does."""
+
+
+def signed_distance(mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:
+    """Signed distance to the boundary of a mask that is not empty, mm, negative in exactly its voxels.
+
+    A blurred half-space is the normal distribution function of the distance in widths of the kernel: read backwards
+    it gives the distance next to a boundary, whatever its direction. What the curvature of a boundary adds to that,
+    half the kernel's variance times the second derivatives, is taken off again. Farther away the distance is that to
+    the nearest voxel of the other side and from there on to the boundary.
+
+    Balls of 12 to 30 mm on voxels of 2 mm come out within 0.06 mm on average near the boundary, with a spread of
+    0.28 mm (``pytest tests/twin/test_distance.py``).
+
+    Parameters
+    ----------
+    mask : Tensor
+        bool (X, Y, Z).
+
+    Returns
+    -------
+    Tensor
+        float64 (X, Y, Z).
+    """
+    array = mask.cpu().numpy()
+    if array.all():
+        return torch.full(mask.shape, -_FAR_MM, dtype=torch.float64)
+    spacing = np.asarray(spacing_mm)
+    soft = gaussian_filter(array.astype(np.float64), _KERNEL, mode="nearest", truncate=_TRUNCATED)
+    near = _near(soft, spacing)
+    outward, inner = distance_transform_edt(~array, sampling=spacing, return_indices=True)
+    inward, outer = distance_transform_edt(array, sampling=spacing, return_indices=True)
+    place = np.where(array, outer, inner)
+    distance = near[tuple(place)]
+    distance += np.where(array, -inward, outward)
+    share = ((np.abs(soft - 0.5) - _NEAR) / (_FAR - _NEAR)).clip(0.0, 1.0)
+    distance = (1.0 - share) * near + share * distance
+    second = np.zeros_like(distance)
+    for order in ((2, 0, 0), (0, 2, 0), (0, 0, 2)):
+        second += gaussian_filter(distance, _BENT, order=order, truncate=3.0)
+    half = spacing.min() / 2.0
+    distance -= (0.5 * _KERNEL**2 * second).clip(-half, half)
+    small = 1e-3 * half
+    distance[array] = distance[array].clip(max=-small)
+    distance[~array] = distance[~array].clip(min=small)
+    return torch.from_numpy(distance)
+
+
+def _near(soft: Vector, spacing: Vector) -> Vector:
+    """Distance, mm, that a blurred mask shows next to its boundary; of its sign and large elsewhere."""
+    mixed = (soft > _MIXED) & (soft < 1.0 - _MIXED)
+    where = np.nonzero(mixed)
+    steep, width = np.zeros(len(where[0])), np.zeros(len(where[0]))
+    for axis in range(3):
+        before, after = (np.clip(where[axis] + step, 0, soft.shape[axis] - 1) for step in (-1, 1))
+        low, high = (
+            soft[tuple(place if n == axis else where[n] for n in range(3))] for place in (before, after)
+        )
+        rise = (high - low) / (after - before).clip(min=1)
+        steep += (rise / spacing[axis]) ** 2
+        width += rise**2
+    distance = np.where(soft > 0.5, -1.0, 1.0) * 2.0 * spacing.max()
+    distance[mixed] = -ndtri(soft[mixed]) * _KERNEL * np.sqrt(width / np.where(steep > 0.0, steep, 1.0))
+    return np.asarray(distance)
