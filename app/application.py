@@ -79,6 +79,7 @@ class OncoTwinApplication(Application):
             core_threshold=settings.twin.core_threshold,
             whole_threshold=settings.twin.whole_threshold,
             gray_matter_ratio=settings.twin.gray_matter_ratio,
+            device=settings.twin.device,
             seed=settings.seed,
             courses=[_course(entry) for entry in settings.treatments],
         )

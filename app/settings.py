@@ -95,10 +95,12 @@ class TwinSection(_Section):
 
     ``grid_mm``: isotropic spacing of the growth model's grid. ``core_threshold`` and ``whole_threshold``: cell
     density, as fraction of the carrying capacity, at the edge of the tumour core and of the whole tumour.
-    ``gray_matter_ratio``: how many times slower cells move in gray matter than in white matter.
+    ``gray_matter_ratio``: how many times slower cells move in gray matter than in white matter. ``device``: where
+    growth is computed; auto takes a GPU when there is one, cuda refuses to run without.
     """
 
     grid_mm: Positive = 1.5
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     priors: PriorsSection = PriorsSection()
     core_threshold: Fraction = 0.6
     whole_threshold: Fraction = 0.2

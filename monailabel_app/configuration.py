@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from imaging.role_selection import RoleRule
+from twin.settings import DeviceName
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +30,7 @@ class GrowthSettings:
     core_threshold: float
     whole_threshold: float
     gray_matter_ratio: float
+    device: DeviceName
     horizons_days: tuple[float, ...]
     has_treatments: bool
 
@@ -52,7 +54,7 @@ class Configuration:
     visit_gap_hours, rules
         As for the application's ingest.
     device : str
-        "auto", "cpu" or "cuda"; requests cannot change it.
+        Of the network, "auto", "cpu" or "cuda"; requests cannot change it. The twin has its own.
     min_component_ml : float
         Smaller isolated pieces of the network's answer are dropped.
     growth : GrowthSettings
@@ -124,6 +126,7 @@ def _growth(ours: Mapping[str, Any]) -> GrowthSettings:
         core_threshold=float(twin.get("core_threshold", 0.6)),
         whole_threshold=float(twin.get("whole_threshold", 0.2)),
         gray_matter_ratio=float(twin.get("gray_matter_ratio", 10.0)),
+        device=twin.get("device", "cpu"),
         horizons_days=tuple(float(day) for day in (ours.get("forecast") or {}).get("horizons_days") or (90,)),
         has_treatments=bool(ours.get("treatments")),
     )

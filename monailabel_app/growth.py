@@ -170,6 +170,7 @@ class Growth:
                 core_threshold=settings.core_threshold,
                 whole_threshold=settings.whole_threshold,
                 gray_matter_ratio=settings.gray_matter_ratio,
+                device=settings.device,
                 seed=seed,
                 # Its result is reported by the application; it costs another calibration.
                 check_skill=False,

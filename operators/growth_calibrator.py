@@ -17,6 +17,7 @@ from operators.progress import about, say
 from operators.treatment_plan import Course, sentences_of, therapies_of
 from twin import CalibrationSettings, LogNormal, Priors, TumourObservation, calibrate
 from twin import TissueMaps as TwinTissueMaps
+from twin.settings import DeviceName
 
 
 class GrowthCalibratorOperator(Operator):
@@ -40,6 +41,7 @@ class GrowthCalibratorOperator(Operator):
         core_threshold: float,
         whole_threshold: float,
         gray_matter_ratio: float,
+        device: DeviceName,
         seed: int,
         courses: Sequence[Course] = (),
         **kwargs: Any,
@@ -50,6 +52,7 @@ class GrowthCalibratorOperator(Operator):
             core_threshold=core_threshold,
             whole_threshold=whole_threshold,
             gray_matter_ratio=gray_matter_ratio,
+            device=device,
             seed=seed,
         )
         super().__init__(fragment, *args, **kwargs)

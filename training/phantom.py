@@ -142,6 +142,8 @@ def _settings(options: argparse.Namespace) -> PhantomSettings:
     for name in ("visit_days", "onset_mni_mm"):
         if name in changes:
             changes[name] = tuple(changes[name])
+    if "treatment" in changes:
+        changes["treatment"] = tuple((day, part) for day, part in sorted(changes["treatment"]))
     settings = PhantomSettings(**changes)
     if "patient_id" in options:
         settings = replace(settings, identity=replace(settings.patient, patient_id=options.patient_id))
@@ -171,6 +173,14 @@ def _parser() -> argparse.ArgumentParser:
         "--onset", dest="onset_mni_mm", type=float, nargs=3, metavar=("X", "Y", "Z"), help="MNI mm"
     )
     parser.add_argument("--roughness", type=float, help="unevenness of tumour borders (default 0.05)")
+    parser.add_argument(
+        "--treatment",
+        type=float,
+        nargs=2,
+        action="append",
+        metavar=("DAY", "SURVIVAL"),
+        help="part of the tumour cells that survive a treatment after the first visit; repeat for every one",
+    )
     gone = parser.add_mutually_exclusive_group()
     gone.add_argument(
         "--no-tumour", dest="tumour_gone_from", action="store_const", const=0, help="a healthy head"

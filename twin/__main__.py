@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -21,7 +21,7 @@ from twin.prediction import forecast
 from twin.priors import LogNormal, Priors
 from twin.results import Calibration, Forecast
 from twin.schedule import read_treatments
-from twin.settings import CalibrationSettings
+from twin.settings import CalibrationSettings, DeviceName
 from twin.solver import trajectory
 
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--chemosensitivity", type=float, default=0.2, help="1/day at the reference dose (default 0.2)"
     )
+    _add_device(simulate)
     simulate.add_argument("--days", type=float, nargs="+", required=True, help="days to write, increasing")
     simulate.add_argument("-o", "--output", type=Path, required=True, help="folder")
     simulate.set_defaults(run=_simulate)
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             "--prior-proliferation", type=float, nargs=2, default=(0.03, 0.6), metavar=("MEDIAN", "SIGMA")
         )
         command.add_argument("--samples", type=int, default=64, help="posterior draws (default 64)")
+        _add_device(command)
         command.add_argument(
             "-o", "--output", type=Path, required=True, help="JSON file, or folder of a forecast"
         )
@@ -91,6 +93,15 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=get_args(DeviceName),
+        default=CalibrationSettings.device,
+        help=f"where growth is computed; auto takes a GPU when there is one (default {CalibrationSettings.device})",
+    )
+
+
 def _simulate(options: argparse.Namespace) -> None:
     maps, grid = read_maps(options.wm, options.gm, options.domain)
     if not all(0 <= v < n for v, n in zip(options.seed_voxel, maps.shape, strict=True)):
@@ -99,9 +110,9 @@ def _simulate(options: argparse.Namespace) -> None:
         )
     if not bool(maps.domain[tuple(options.seed_voxel)]):
         raise TwinError("bad_seed", f"The seed voxel {tuple(options.seed_voxel)} is outside the tissue.")
-    settings = CalibrationSettings()
+    settings = CalibrationSettings(device=options.device)
     weight = maps.white_matter + maps.gray_matter / settings.gray_matter_ratio
-    operator = DiffusionOperator.build(weight, maps.domain, maps.spacing_mm)
+    operator = DiffusionOperator.build(weight, maps.domain, maps.spacing_mm, device=settings.solver_device())
     offsets = torch.meshgrid(
         *(
             (torch.arange(n) - s) * h
@@ -136,7 +147,7 @@ def _fitted(options: argparse.Namespace) -> tuple[TissueMaps, list[TumourObserva
     visits = [TumourObservation(v.day - first, v.core, v.whole) for v in visits]
     therapies = read_treatments(options.treatments, grid, first) if options.treatments else ()
     priors = Priors(LogNormal(*options.prior_diffusivity), LogNormal(*options.prior_proliferation))
-    settings = CalibrationSettings(samples=options.samples)
+    settings = CalibrationSettings(samples=options.samples, device=options.device)
     calibration = calibrate(maps, visits, priors, settings, _progress, therapies=therapies)
     return maps, visits, calibration, grid
 

@@ -82,7 +82,7 @@ def compare_treatments(
     if factors != UNREFINED:
         finer = refined(tissue, visits, calibration.therapies, factors)
         there = replace(calibration, therapies=finer.therapies, refinement=UNREFINED)
-        fine_arms = {name: refined_therapies(some, factors) for name, some in arms.items()}
+        fine_arms = {name: refined_therapies(some, factors, finer.box) for name, some in arms.items()}
         return compare_treatments(there, finer.tissue, finer.visits, horizons, fine_arms, conformal=conformal)
     conformal = conformal or shipped()
     draws = draws_of(calibration)

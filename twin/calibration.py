@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from twin.fit import MARGINS_MM, Fit, fit, look, speed_excess
 from twin.importance import evenly
 from twin.inputs import TissueMaps, TumourObservation, check_visits
 from twin.priors import LogNormal, Priors
-from twin.resolution import UNREFINED, Problem, factors_for, refined
+from twin.resolution import UNREFINED, Factors, Problem, factors_for, finest, refined
 from twin.results import Calibration, ParameterEstimate, Posterior, Vector
 from twin.sampling import sample
 from twin.scene import Scene, Tissue, boundary_sd_mm
@@ -40,7 +40,7 @@ def calibrate(
 
     Levenberg-Marquardt in (log front velocity, log front width) with the boundary shifts of every mask as nuisance
     parameters, exact tangents, and a Laplace posterior whose likelihood counts effective samples instead of voxels.
-    A front narrower than a voxel is fitted again on a finer grid.
+    A front narrower than a voxel, at the first look or at the end, is fitted again on a finer grid.
 
     Parameters
     ----------
@@ -91,51 +91,31 @@ def calibrate(
             therapies=therapies,
         )
     hopeless = bool(shrinking(scene, visits))
-    used, begun, factors = Problem(tissue, tuple(visits), therapies), None, UNREFINED
-    if not hopeless:
-        begun = look(scene, unknown, lambda done: report("calibration", 0.3 * done))
-        width = math.exp(begun.minimum.position[LOG_WIDTH])
-        if settings.refine:
-            factors = factors_for(tissue.spacing_mm, width, tissue.shape)
-    if factors != UNREFINED:
-        used = refined(tissue, visits, therapies, factors)
-        # the masks are no sharper on smaller voxels
-        settings = replace(settings, boundary_sd_mm=shift_sd)
-        prepared = Tissue.prepare(used.tissue, used.visits, settings)
-        scene = Scene.build(prepared, used.visits, MARGINS_MM[0], settings, therapies=used.therapies)
+    made = _fitted(Problem.given(tissue, visits, therapies), scene, unknown, hopeless, report)
+    found, posterior, used_mm = made.found, made.posterior, made.used.tissue.spacing_mm
+    if made.refinement != UNREFINED:
         warnings = (
-            f"The front of {width:.1f} mm (square root of diffusivity over proliferation) is narrower than a voxel: "
-            f"growth was computed on voxels of {max(used.tissue.spacing_mm):.2g} mm.",
+            f"The front of {made.narrow_mm:.1f} mm (square root of diffusivity over proliferation) is narrower than a "
+            f"voxel: growth was computed on voxels of {max(used_mm):.2g} mm.",
             *warnings,
         )
-    found = fit(
-        scene,
-        used.visits,
-        used.therapies,
-        unknown,
-        lambda done: report("calibration", 0.3 + 0.4 * done),
-        begun=begun,
-    )
-    scene, known, minimum = found.fine.likelihood.scene, found.fine.likelihood.known, found.fine.minimum
-    report("calibration", 0.8)
-    acceptable, verdict = judge(scene, used.visits, known, minimum.position)
-    if not minimum.converged and not hopeless:
+    if not found.fine.minimum.converged and not hopeless:
         warnings = (*warnings, f"Calibration stopped after {found.iterations} steps before it had settled.")
-    posterior = _posterior(found, unknown) if acceptable else unknown
+    likelihood = found.fine.likelihood
     calibration = Calibration(
-        parameters=_estimates(posterior, priors, acceptable),
-        acceptable=acceptable,
-        verdict=verdict,
-        fit=visit_fits(scene, used.visits, minimum.position),
+        parameters=_estimates(posterior, priors, made.acceptable),
+        acceptable=made.acceptable,
+        verdict=made.verdict,
+        fit=visit_fits(likelihood.scene, made.used.visits, found.fine.minimum.position),
         skill=None,
-        warnings=(*warnings, *_resolution_warning(posterior, used.tissue.spacing_mm)),
-        effective_samples=sum(target.effective for target in known),
+        warnings=(*warnings, *_resolution_warning(posterior, used_mm)),
+        effective_samples=sum(target.effective for target in likelihood.known),
         iterations=found.iterations,
         posterior=posterior,
         priors=priors,
-        settings=settings,
+        settings=likelihood.scene.settings,
         therapies=therapies,
-        refinement=factors,
+        refinement=made.refinement,
     )
     if settings.check_skill and len(visits) > 2:
         from twin.skill import held_out_skill  # which calibrates in its turn
@@ -144,6 +124,78 @@ def calibrate(
     report("calibration", 1.0)
     _log.info("calibrated %d visits in %d steps", len(visits), found.iterations)
     return calibration
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fit on the grid that its front needs.
+
+    Parameters
+    ----------
+    found : Fit
+        The fit.
+    used : Problem
+        What was given, on the grid of the fit.
+    posterior : Posterior
+        The prior where the model is not acceptable.
+    acceptable, verdict
+        See :func:`twin.acceptance.judge`.
+    refinement : tuple of int
+        How many times finer than the given grid.
+    narrow_mm : float
+        Width of the front that asked for it.
+    """
+
+    found: Fit
+    used: Problem
+    posterior: Posterior
+    acceptable: bool
+    verdict: str
+    refinement: Factors
+    narrow_mm: float
+
+
+def _fitted(given: Problem, scene: Scene, unknown: Posterior, hopeless: bool, report: Progress) -> _Fitted:
+    """Fit, on a finer grid where the first look asks for it, and again where only the posterior does.
+
+    The grid never becomes coarser again, so that a front near a voxel's width cannot go back and forth.
+    """
+    settings, used, factors, narrow = scene.settings, given, UNREFINED, math.nan
+    begun, done, share = None, 0.3, 0.4
+    if not hopeless:
+        begun = look(scene, unknown, lambda part: report("calibration", 0.3 * part))
+        factors, narrow = _needed(given, settings, factors, begun.minimum.position, narrow)
+    while True:
+        if factors != UNREFINED:
+            used = refined(given.tissue, given.visits, given.therapies, factors)
+            # the masks are no sharper on smaller voxels
+            blurred = replace(settings, boundary_sd_mm=boundary_sd_mm(settings, given.tissue.spacing_mm))
+            prepared = Tissue.prepare(used.tissue, used.visits, blurred)
+            scene = Scene.build(prepared, used.visits, MARGINS_MM[0], blurred, therapies=used.therapies)
+        found = fit(scene, used.visits, used.therapies, unknown, _part(report, done, share), begun=begun)
+        done, share = done + share, share / 4.0
+        likelihood, position = found.fine.likelihood, found.fine.minimum.position
+        acceptable, verdict = judge(likelihood.scene, used.visits, likelihood.known, position)
+        posterior = _posterior(found, unknown) if acceptable else unknown
+        report("calibration", done)
+        finer, narrower = _needed(given, settings, factors, posterior.mean, narrow)
+        if finer == factors or not acceptable:
+            return _Fitted(found, used, posterior, acceptable, verdict, factors, narrow)
+        factors, narrow, begun = finer, narrower, found.end
+
+
+def _needed(
+    given: Problem, settings: CalibrationSettings, factors: Factors, position: Vector, narrow_mm: float
+) -> tuple[Factors, float]:
+    """The refinement that the front at ``position`` needs beyond ``factors``, and the width that asked for it."""
+    width = math.exp(position[LOG_WIDTH])
+    finer = finest(factors, factors_for(given.tissue.spacing_mm, width, given.box_shape))
+    return (finer, width) if settings.refine and finer != factors else (factors, narrow_mm)
+
+
+def _part(report: Progress, done: float, share: float) -> Callable[[float], None]:
+    """A report on a ``share`` of the work that comes after what is ``done``."""
+    return lambda part: report("calibration", done + share * part)
 
 
 def _posterior(found: Fit, unknown: Posterior) -> Posterior:

@@ -45,6 +45,7 @@ def coarsened(scene: Scene) -> Scene | None:
         backend=scene.operator.backend,
         dtype=scene.operator.dtype,
         threads=scene.operator.threads,
+        device=scene.operator.device,
     )
     therapies = tuple(mapped(therapy, pooled) for therapy in scene.model.therapies)
     distances = tuple(

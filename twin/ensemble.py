@@ -1,9 +1,11 @@
 """Many draws grown side by side: where they start, how they run, and what is added up."""
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +25,8 @@ _TRACE = 1e-6
 """Density that is nothing in a start: the front that passes there later comes from nearer to the tumour."""
 _VISIBLE = 1e-4
 """Density that is nothing in a map."""
+_GPU = threading.Lock()
+"""Draws that share a GPU run one after the other: each fills it, and their launches must not mix in one graph."""
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
@@ -121,6 +125,13 @@ def grow_draw(
     keep: Sequence[float] = (),
 ) -> Grown:
     """Grow one draw over ``days`` in one pass, with the densities of the days to ``keep``."""
+    with nullcontext() if scene.operator.device.type == "cpu" else _GPU:
+        return _grown(scene, start, draw, days, start_day, keep)
+
+
+def _grown(
+    scene: Scene, start: Tensor, draw: Draw, days: Sequence[float], start_day: float, keep: Sequence[float]
+) -> Grown:
     model, settings = scene.model, scene.settings
     counts, kept = np.zeros((2, len(days)), dtype=np.int64), list[tuple[Box, Tensor] | None]()
     parameters = draw.parameters(model.parameters)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,11 @@ class Fit:
     coarse: Stage
     iterations: int
 
+    @property
+    def end(self) -> Stage:
+        """Where a fit on a finer grid begins, with all steps so far."""
+        return Stage(self.fine.likelihood, replace(self.fine.minimum, iterations=self.iterations))
+
 
 def speed_excess(spacing_mm: Sequence[float], front_width_mm: float) -> float:
     """Relative error of the simulated front speed on a grid."""
@@ -88,8 +93,8 @@ def fit(
     report : callable
         Told the fraction done, 0..1.
     begun : Stage or None
-        Result of :func:`look`. None takes a few steps on the coarse grid alone, for a model that is going to be
-        refused.
+        Result of :func:`look`, or the end of a fit on a coarser grid. None takes a few steps on the coarse grid alone,
+        for a model that is going to be refused.
     """
     precision = np.linalg.inv(unknown.covariance)
     search = _Search(unknown, precision, report)

@@ -1,6 +1,7 @@
 """The finite-volume diffusion operator of one tissue, without its diffusivity."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class DiffusionOperator:
         See :func:`twin.backends.bind`.
     threads : int
         Threads of one numba sweep.
+    device : torch.device
+        Where the solver computes; the tensors here may be elsewhere.
     """
 
     faces: tuple[Tensor, Tensor, Tensor]
@@ -39,6 +42,7 @@ class DiffusionOperator:
     row_sum: float
     backend: BackendName
     threads: int
+    device: torch.device
 
     @classmethod
     def build(
@@ -50,6 +54,7 @@ class DiffusionOperator:
         backend: BackendName = "auto",
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
+        device: torch.device | None = None,
     ) -> "DiffusionOperator":
         """Precompute the operator.
 
@@ -67,6 +72,8 @@ class DiffusionOperator:
             Of the fields.
         threads : int, optional
             Threads of one numba sweep; defaults to torch's number.
+        device : torch.device, optional
+            Where the solver computes; defaults to the device of ``domain``.
         """
         if weight.shape != domain.shape or domain.ndim != 3:
             raise TwinError("bad_tissue", "weight and domain must share one shape with three axes.")
@@ -87,7 +94,16 @@ class DiffusionOperator:
             row_sum=float(row_sum.max()),
             backend=backend,
             threads=threads or torch.get_num_threads(),
+            device=domain.device if device is None else device,
         )
+
+    @cached_property
+    def placed(self) -> "DiffusionOperator":
+        """The operator with its tensors where the solver computes."""
+        if self.domain.device == self.device:
+            return self
+        x, y, z = (face.to(self.device) for face in self.faces)
+        return replace(self, faces=(x, y, z), domain=self.domain.to(self.device))
 
     def crop(self, index: tuple[slice, slice, slice]) -> "DiffusionOperator":
         """The operator on a part of the box; no flux crosses the cut."""

@@ -11,6 +11,7 @@ from twin.conformal import Conformal, shipped
 from twin.draws import Draw, draws_of, grain_fields, jitter_fields
 from twin.ensemble import Grown, Starts, Sums, grow_draw, in_order
 from twin.errors import TwinError
+from twin.grid import Box
 from twin.inputs import TissueMaps, TumourObservation, check_visits
 from twin.past import Past
 from twin.resolution import UNREFINED, Factors, averaged, refined, refined_therapies
@@ -69,11 +70,13 @@ def forecast(
         factors = calibration.refinement
         finer = refined(tissue, visits, calibration.therapies, factors)
         own = replace(calibration, therapies=finer.therapies, refinement=UNREFINED)
-        later = refined_therapies(planned, factors)
+        later = refined_therapies(planned, factors, finer.box)
         found = forecast(
             own, finer.tissue, finer.visits, horizons, progress, therapies=later, conformal=conformal
         )
-        return replace(found, horizons=tuple(_averaged(h, factors) for h in found.horizons))
+        return replace(
+            found, horizons=tuple(_averaged(h, factors, finer.box, tissue.shape) for h in found.horizons)
+        )
     conformal = conformal or shipped()
     report = progress or (lambda phase, fraction: None)
     draws = draws_of(calibration)
@@ -103,14 +106,14 @@ def forecast(
     )
 
 
-def _averaged(horizon: HorizonForecast, factors: Factors) -> HorizonForecast:
+def _averaged(horizon: HorizonForecast, factors: Factors, box: Box, shape: Sequence[int]) -> HorizonForecast:
     """Maps of a finer grid on the given one."""
     return replace(
         horizon,
-        density_mean=averaged(horizon.density_mean, factors),
-        density_sd=averaged(horizon.density_sd, factors),
-        probability_core=averaged(horizon.probability_core, factors),
-        probability_whole=averaged(horizon.probability_whole, factors),
+        density_mean=averaged(horizon.density_mean, factors, box, shape),
+        density_sd=averaged(horizon.density_sd, factors, box, shape),
+        probability_core=averaged(horizon.probability_core, factors, box, shape),
+        probability_whole=averaged(horizon.probability_whole, factors, box, shape),
     )
 
 

@@ -103,6 +103,7 @@ class Scene:
             backend=settings.backend,
             dtype=torch.float64 if settings.double_precision else torch.float32,
             threads=threads,
+            device=settings.solver_device(),
         )
         model = ReactionDiffusion(
             operator,

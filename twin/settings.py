@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from twin.errors import TwinError
 
 BackendName = Literal["auto", "torch", "numba", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 GrowthLaw = Literal["logistic", "gompertz"]
 
 
@@ -53,6 +56,8 @@ class CalibrationSettings:
         Compute on a finer grid where the front is narrower than a voxel.
     backend : {"auto", "torch", "numba", "cuda"}
         Solver backend; auto takes numba on a CPU and cuda on a GPU when they can be had.
+    device : {"auto", "cpu", "cuda"}
+        Where growth is simulated: auto takes a CUDA device when there is one, cuda refuses to go on without.
     double_precision : bool
         Compute in float64.
     """
@@ -77,6 +82,7 @@ class CalibrationSettings:
     check_skill: bool = True
     refine: bool = True
     backend: BackendName = "auto"
+    device: DeviceName = "cpu"
     double_precision: bool = False
 
     def __post_init__(self) -> None:
@@ -115,3 +121,26 @@ class CalibrationSettings:
                 raise TwinError(
                     "bad_settings", f"{name} must be at least {least}, not {getattr(self, name)}."
                 )
+        self.solver_device()
+
+    def solver_device(self) -> torch.device:
+        """The device that ``device`` stands for on this machine.
+
+        Raises
+        ------
+        TwinError
+            ``no_device`` if it is cuda and there is none, ``bad_settings`` if it is nothing known.
+        """
+        if self.device not in get_args(DeviceName):
+            raise TwinError(
+                "bad_settings",
+                f"device must be one of {', '.join(get_args(DeviceName))}, not {self.device!r}.",
+            )
+        present = torch.cuda.is_available()
+        if self.device == "cuda" and not present:
+            raise TwinError(
+                "no_device",
+                "The twin was asked to compute on cuda, but torch finds no CUDA device here: "
+                "set its device to auto or cpu, or install the packages of requirements-cuda.lock on a GPU host.",
+            )
+        return torch.device("cuda" if present and self.device != "cpu" else "cpu")

@@ -39,6 +39,8 @@ def trajectory(
 ) -> Iterator[Tensor]:
     """Grow a batch of tumours and yield the fields at each of ``days``.
 
+    Steps are computed on the device of ``model.operator``; the fields come back on that of ``initial``.
+
     Second order in space and time; see :class:`twin.model.ReactionDiffusion` for the equation. Steps end exactly at
     each of ``days`` and at each moment of a therapy. The fields of a day are those before what happens at that moment,
     and a therapy at ``start_day`` acts: to go on from a yielded state continues the same trajectory.
@@ -115,7 +117,7 @@ def march(
         if day > now:
             run.cross(now, day)
             now = day
-        yield Grown(run.box, run.state[INNER])
+        yield Grown(run.box, run.state[INNER].to(initial.device))
 
 
 @dataclass
@@ -139,7 +141,7 @@ class _Run:
         margin = _margin(program)
         present = (initial[:, 0] > 0).any(dim=0) & operator.domain
         box = Box.around_voxels(present, margin, limit) if bool(present.any()) else limit
-        state = padded(operator.crop(box.slices), initial[(..., *box.slices)])
+        state = padded(operator.crop(box.slices), initial[(..., *box.slices)]).to(operator.device)
         return cls(program, box, limit, margin, bound(model, box), state, torch.zeros_like(state), last_day)
 
     def cross(self, start: float, stop: float) -> None:
@@ -230,9 +232,11 @@ def padded(operator: DiffusionOperator, initial: Tensor) -> Tensor:
 
 def bound(model: ReactionDiffusion, box: Box) -> Sweeps:
     """The backend that the operator asks for, bound to the model's tissue and growth law on a box."""
-    operator = model.operator.crop(box.slices)
+    operator = model.operator.placed.crop(box.slices)
     maps = (
-        None if value is None else torch.nn.functional.pad(value[box.slices].to(operator.dtype), (1,) * 6)
+        None
+        if value is None
+        else torch.nn.functional.pad(value[box.slices].to(operator.domain.device, operator.dtype), (1,) * 6)
         for value in (model.capacity, model.local_growth)
     )
     return bind(operator.backend, Medium(operator.faces, operator.domain, model.law, *maps), operator.threads)

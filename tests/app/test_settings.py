@@ -31,6 +31,7 @@ def test_shipped_file_shows_the_defaults() -> None:
         ("[lognormal, 0.1, 0.9]", "[normal, 0.1, 0.9]", "oncotwin.twin.priors.diffusivity"),
         ("[30, 60, 90, 120, 150, 180]", "[]", "oncotwin.forecast.horizons_days"),
         ("device: auto", "device: tpu", "oncotwin.segmentation.device"),
+        ("device: cpu", "device: tpu", "oncotwin.twin.device"),
         ("treatments: []", "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 0}]", "dose_gy"),
         (
             "treatments: []",

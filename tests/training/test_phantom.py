@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from imaging.roles import Role
 from training.phantom import PhantomSettings, PhantomTruth, main, make_phantom
 from training.virtual_patient.anatomy import make_anatomy
 from training.virtual_patient.contrast import Thresholds
+from training.virtual_patient.disease import grow
 from training.virtual_patient.growth import FisherKpp
+from training.virtual_patient.settings import PRESETS
 
 SMALL = PhantomSettings(seed=3, preset="small", visit_days=(0, 60), languages=("de", "es"))
 
@@ -49,6 +52,27 @@ def read_volume(images: list[Dataset]) -> Volume:
 def role_volumes(truth: PhantomTruth, visit: int) -> dict[Role, Volume]:
     slices = read_slices(truth.dicom_folder / f"visit{visit + 1}")
     return {role: read_volume(slices[uid]) for role, uid in truth.visits[visit].series.items()}
+
+
+def test_treatment_thins_the_tumour_at_its_moments(tmp_path: Path) -> None:
+    settings = replace(SMALL, visit_days=(0, 20), distractors=False, treatment=((5.0, 0.5), (20.0, 0.1)))
+    anatomy = make_anatomy(SMALL.seed, PRESETS["small"].head_mm, skull=False)
+    untreated, treated, twice = (
+        grow(anatomy, replace(settings, treatment=given), 2.0)[1]
+        for given in ((), settings.treatment, ((5.0, 0.5), (5.0, 0.5)))
+    )
+    assert np.array_equal(untreated[0], treated[0])
+    # what is rare grows exponentially: half of it is half of it still; the dose of the last day comes too late
+    rare = (untreated[1] > 1e-4) & (untreated[1] < 1e-2)
+    assert np.median(treated[1][rare] / untreated[1][rare]) == pytest.approx(0.5, rel=0.05)
+    assert np.median(twice[1][rare] / untreated[1][rare]) == pytest.approx(0.25, rel=0.05)
+    assert float((treated[1] > 0.6).sum()) < float((untreated[1] > 0.6).sum())
+
+
+@pytest.mark.parametrize("treatment", [((5.0, 0.0),), ((9.0, 0.5), (5.0, 0.5)), ((-1.0, 0.5),)])
+def test_treatment_that_cannot_be_is_refused(treatment: tuple[tuple[float, float], ...]) -> None:
+    with pytest.raises(ValueError, match="treatment"):
+        PhantomSettings(treatment=treatment)
 
 
 class TestGrowth:

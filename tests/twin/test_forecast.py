@@ -178,7 +178,9 @@ def test_arms_are_compared_draw_by_draw(maps, visits, calibration):
     assert not none.unobserved and some.unobserved == ("radiosensitivity",)
     assert len(found.warnings) == 2 and "radiotherapy" in found.warnings[0]
     alone = whole(forecast(calibration, maps, visits, [30.0, 60.0], therapies=[]), 1)
-    assert none.whole_mm3[1] == alone
+    # the forecast's steps also end on the days of its curve
+    assert none.whole_mm3[1].estimate == pytest.approx(alone.estimate, rel=1e-3)
+    assert none.whole_mm3[1].interval95 == pytest.approx(alone.interval95, rel=1e-3)
 
 
 def test_one_arm_is_no_comparison(maps, visits, calibration):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -40,8 +42,28 @@ def grow(
         densities.append(density)
     for index in range(len(densities), len(days)):
         visible = index < gone_from
-        densities.append(model.advance(densities[-1], days[index] - days[index - 1]) if visible else none)
+        densities.append(
+            _treated(model, densities[-1], days[index - 1], days[index], settings.treatment)
+            if visible
+            else none
+        )
     return grid, densities, age
+
+
+def _treated(
+    model: FisherKpp,
+    density: Float32Array,
+    start: float,
+    stop: float,
+    treatment: Sequence[tuple[float, float]],
+) -> Float32Array:
+    """Density on day ``stop`` of what was there on day ``start``; treatment on day ``start`` acts after it."""
+    now = start
+    for day, survival in treatment:
+        if start <= day < stop:
+            density = model.advance(density, day - now) * np.float32(survival)
+            now = day
+    return model.advance(density, stop - now)
 
 
 def visible(density: Volume, settings: PhantomSettings) -> Volume:

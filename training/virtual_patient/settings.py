@@ -55,6 +55,9 @@ class PhantomSettings:
     roughness : float
         How much these levels vary over the tissue (standard deviation in density), so that borders are uneven
         as real ones are; 0 makes the labels exact level sets of the density.
+    treatment : tuple of (float, float)
+        Moments of treatment in rising order: day after the first visit, and the part of the tumour cells that survive
+        everywhere.
     tumour_gone_from : int or None
         Index of the first visit at which no tumour is left; 0 makes a healthy head.
     skull : bool
@@ -94,6 +97,7 @@ class PhantomSettings:
     first_visit_core_ml: float = 12.0
     thresholds: Thresholds = field(default_factory=Thresholds)
     roughness: float = 0.05
+    treatment: tuple[tuple[float, float], ...] = ()
     tumour_gone_from: int | None = None
     skull: bool = True
     noise: float = 0.03
@@ -116,6 +120,16 @@ class PhantomSettings:
         for name in ("roughness", "noise", "bias", "rotation_degrees", "shift_mm", "motion"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        moments = [day for day, _ in self.treatment]
+        if (
+            moments != sorted(moments)
+            or not all(0 < part <= 1 for _, part in self.treatment)
+            or min(moments, default=0) < 0
+        ):
+            raise ValueError(
+                "treatment must be pairs of a day from 0 on, rising, and a surviving part above 0 and at most 1, "
+                f"not {self.treatment}"
+            )
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
         if not self.languages or not set(self.languages) <= set(VOCABULARY):
