@@ -70,7 +70,8 @@ def one(job: tuple[Plan, str, int]) -> Row:
     plan, name, number = job
     scenario, patient = SCENARIOS[name], cohort.draw(number, plan.seed)
     case = trial.build(scenario, patient, plan.seed, plan.pool)
-    row = trial.run(scenario, patient, case, trial.twin_predictor(plan.settings(name)))
+    priors = cohort.PRIORS if scenario.own_priors else None
+    row = trial.run(scenario, patient, case, trial.twin_predictor(plan.settings(name), priors))
     path = plan.path(name, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")

@@ -17,6 +17,7 @@ from benchmarks.validation.statistics import RankTest
 from benchmarks.validation.summary import MASKS, TARGET, Learned
 from benchmarks.validation.trial import Row, twin_version
 from twin.conformal import Conformal, shipped
+from twin.priors import LogNormal
 
 HORIZON = 90.0
 LEAST_FORECASTS = 200
@@ -187,6 +188,8 @@ def _page(
         twin=origin["twin"],
         truth=origin["truth"],
         spacing=f"{origin['spacing_mm']:g}",
+        diffusivity=_law(cohort.PRIORS.diffusivity),
+        proliferation=_law(cohort.PRIORS.proliferation),
         factor_core=f"{conformal.core:.2f}",
         factor_whole=f"{conformal.whole:.2f}",
         size_words=_size_words(scores),
@@ -200,6 +203,10 @@ def _page(
         target_words=_target_words(document.get("by_horizon", [])),
         conformal_table=_conformal_table(learned),
     )
+
+
+def _law(prior: LogNormal) -> str:
+    return f"{prior.median:g}, {prior.sigma_log:g}"
 
 
 def _posterior(importance: int) -> str:

@@ -46,6 +46,8 @@ class Scenario:
         Whether every patient's masks have thresholds and an offset of their own, unknown to the twin.
     treatment : {"none", "told", "untold"}
         Whether the patient was treated between the last two visits, and whether the twin knows.
+    own_priors : bool
+        Whether the twin is told the laws that the patients' parameters are drawn from, instead of its defaults.
     settings : dict
         Differences from the default settings of the calibration.
     """
@@ -62,6 +64,7 @@ class Scenario:
     registration_mm: float = 0.0
     own_thresholds: bool = False
     treatment: str = "none"
+    own_priors: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -71,6 +74,7 @@ SCENARIOS: dict[str, Scenario] = {
         first=ASSUMED,
         later=ASSUMED,
         mismatch=False,
+        own_priors=True,
         settings=WITHOUT_DISCREPANCY,
     ),
     "exact_first": Scenario(

@@ -28,6 +28,7 @@ from twin import (
     Forecast,
     HorizonForecast,
     ParameterEstimate,
+    Priors,
     TissueMaps,
     TumourObservation,
     TwinError,
@@ -69,11 +70,11 @@ Predictor = Callable[[Case, Sequence[float]], tuple[Calibration, Forecast]]
 UNSTRETCHED = Conformal(1.0, 1.0, "none, for scoring")
 
 
-def twin_predictor(settings: CalibrationSettings) -> Predictor:
+def twin_predictor(settings: CalibrationSettings, priors: Priors | None = None) -> Predictor:
     """The product: calibrate, then forecast. The conformal factor is left out; scoring applies it."""
 
     def predict(case: Case, horizons: Sequence[float]) -> tuple[Calibration, Forecast]:
-        calibration = calibrate(case.tissue, case.visits, settings=settings, therapies=case.therapies)
+        calibration = calibrate(case.tissue, case.visits, priors, settings, therapies=case.therapies)
         return calibration, forecast(calibration, case.tissue, case.visits, horizons, conformal=UNSTRETCHED)
 
     return predict
