@@ -26,8 +26,8 @@ from twin import Priors
 from twin.priors import LogNormal
 
 PRIORS = Priors(diffusivity=LogNormal(0.25, 0.4), proliferation=LogNormal(0.03, 0.35))
-"""Of the cohort. Most fronts are wider than the 2 mm on which the twin sees them: the product computes narrower ones on a
-finer grid, at eight times the cost."""
+"""Of the cohort. Most fronts are wider than the 2 mm on which the twin sees them: the product computes narrower ones on
+a finer grid, at eight times the cost."""
 COARSE_MM = 2.0
 """Grid on which the twin sees the patients, mm."""
 VISIT_DAYS = (0.0, 60.0)
