@@ -112,11 +112,22 @@ class Radiotherapy:
                 "bad_treatment",
                 f"dose_map has the shape {tuple(self.dose_map.shape)}, the tissue {tuple(shape)}; resample it.",
             )
-        total = torch.zeros_like(self.dose_map, dtype=torch.float64)
-        for dose in doses:
-            local = dose * self.dose_map.double()
-            total += local * (1.0 + local / self.alpha_beta)
-        return total
+        return self._of_map(tuple(doses), self.dose_map)
+
+    def _of_map(self, doses: tuple[float, ...], relative: Tensor) -> Tensor:
+        """Exponent of the fractions of one moment; most moments of a course have the same."""
+        if doses not in self._known:
+            total = torch.zeros_like(relative, dtype=torch.float64)
+            for dose in doses:
+                local = dose * relative.double()
+                total += local * (1.0 + local / self.alpha_beta)
+            self._known[doses] = total
+        return self._known[doses]
+
+    @cached_property
+    def _known(self) -> dict[tuple[float, ...], Tensor]:
+        """Exponents by the doses of a moment."""
+        return {}
 
     def between(self, start: Vector, stop: Vector) -> Vector:
         """Nothing: fractions are moments."""
