@@ -19,14 +19,16 @@ _MISFIT_SD = 4.0
 _MISFIT_RELATIVE = 0.2
 
 
-def visit_fits(scene: Scene, visits: Sequence[TumourObservation], position: Vector) -> tuple[VisitFit, ...]:
-    """Overlap and volumes of the model at ``position`` with every visit."""
+def visit_fits(
+    scene: Scene, visits: Sequence[TumourObservation], densities: Sequence[Tensor]
+) -> tuple[VisitFit, ...]:
+    """Overlap and volumes of the model with every visit, for its ``densities`` there, (X, Y, Z) each."""
     voxel = math.prod(scene.tissue.spacing_mm)
     fits = []
-    for visit, fields in zip(visits, grow(scene, position, tangents=False), strict=True):
+    for visit, density in zip(visits, densities, strict=True):
         core, whole = visit.core[scene.box.slices], visit.whole[scene.box.slices]
-        fitted_core = fields[0] > scene.settings.core_threshold
-        fitted_whole = fields[0] > scene.settings.whole_threshold
+        fitted_core = density > scene.settings.core_threshold
+        fitted_whole = density > scene.settings.whole_threshold
         fits.append(
             VisitFit(
                 day=visit.day,
@@ -49,23 +51,23 @@ def dice(first: Tensor, second: Tensor) -> float:
 
 def judge(
     scene: Scene, visits: Sequence[TumourObservation], known: Sequence[Asked], position: Vector
-) -> tuple[bool, str]:
-    """Decide whether the calibrated model may be used, and say why in one sentence.
+) -> tuple[bool, str, tuple[VisitFit, ...]]:
+    """Decide whether the calibrated model may be used, and say why in one sentence; with its fit to every visit.
 
     The model is refused when a mask shrank beyond its boundary error without treatment, when a fitted volume misses
     the observed one by more than four boundary errors and a fifth, or when it fits worse than assuming no change.
     """
+    densities = [fields[0] for fields in grow(scene, position, tangents=False)]
+    fits = visit_fits(scene, visits, densities)
     reason = (
         shrinking(scene, visits)
-        or _misfit(scene, visits, position)
-        or _worse_than_persistence(scene, known, position)
+        or _misfit(scene, visits, fits)
+        or _worse_than_persistence(scene, known, position, densities)
     )
     if reason:
-        return (
-            False,
-            f"The growth model does not explain the scans: {reason}. The parameters keep their priors.",
-        )
-    return True, f"The growth model explains the {len(visits)} visits."
+        verdict = f"The growth model does not explain the scans: {reason}. The parameters keep their priors."
+        return False, verdict, fits
+    return True, f"The growth model explains the {len(visits)} visits.", fits
 
 
 def shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
@@ -86,10 +88,10 @@ def shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
     return ""
 
 
-def _misfit(scene: Scene, visits: Sequence[TumourObservation], position: Vector) -> str:
+def _misfit(scene: Scene, visits: Sequence[TumourObservation], fits: Sequence[VisitFit]) -> str:
     spacing = scene.tissue.spacing_mm
     most = _MISFIT_SD * boundary_sd_mm(scene.settings, spacing)
-    for visit, fit in zip(visits[1:], visit_fits(scene, visits, position)[1:], strict=True):
+    for visit, fit in zip(visits[1:], fits[1:], strict=True):
         if visit.cellularity is not None:
             continue
         pairs = (
@@ -106,12 +108,13 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], position: Vector)
     return ""
 
 
-def _worse_than_persistence(scene: Scene, known: Sequence[Asked], position: Vector) -> str:
-    densities = grow(scene, position, tangents=False)
+def _worse_than_persistence(
+    scene: Scene, known: Sequence[Asked], position: Vector, densities: Sequence[Tensor]
+) -> str:
     nothing, shift = np.zeros_like(position), scene.coordinates.shift(0)
     start = scene.density(0, starting_width(position), position[shift], position[shift + 1])
     start = start.to(scene.operator.dtype)
-    model = sum(misfit(target, densities[target.visit][0], nothing, scene.settings) for target in known)
+    model = sum(misfit(target, densities[target.visit], nothing, scene.settings) for target in known)
     persistence = sum(misfit(target, start, nothing, scene.settings) for target in known)
     # a margin, since a tumour that did not change is explained by slow growth as well as by none
     if model > 1.1 * persistence:

@@ -12,9 +12,10 @@ from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
 from twin.fit import MARGINS_MM, Fit, fit, look, speed_excess
 from twin.importance import evenly
 from twin.inputs import TissueMaps, TumourObservation, check_visits
+from twin.likelihood import grow
 from twin.priors import LogNormal, Priors
 from twin.resolution import UNREFINED, Factors, Problem, factors_for, finest, refined
-from twin.results import Calibration, ParameterEstimate, Posterior, Vector
+from twin.results import Calibration, ParameterEstimate, Posterior, Vector, VisitFit
 from twin.sampling import sample
 from twin.scene import Scene, Tissue, boundary_sd_mm
 from twin.settings import CalibrationSettings
@@ -80,7 +81,7 @@ def calibrate(
             parameters=_estimates(unknown, priors, False),
             acceptable=False,
             verdict="One visit cannot show growth: the parameters keep their priors, and forecasts rest on these.",
-            fit=visit_fits(scene, visits, prior_mean),
+            fit=visit_fits(scene, visits, [fields[0] for fields in grow(scene, prior_mean, tangents=False)]),
             skill=None,
             warnings=(*warnings, *_resolution_warning(unknown, tissue.spacing_mm)),
             effective_samples=0.0,
@@ -106,7 +107,7 @@ def calibrate(
         parameters=_estimates(posterior, priors, made.acceptable),
         acceptable=made.acceptable,
         verdict=made.verdict,
-        fit=visit_fits(likelihood.scene, made.used.visits, found.fine.minimum.position),
+        fit=made.fits,
         skill=None,
         warnings=(*warnings, *_resolution_warning(posterior, used_mm)),
         effective_samples=sum(target.effective for target in likelihood.known),
@@ -138,7 +139,7 @@ class _Fitted:
         What was given, on the grid of the fit.
     posterior : Posterior
         The prior where the model is not acceptable.
-    acceptable, verdict
+    acceptable, verdict, fits
         See :func:`twin.acceptance.judge`.
     refinement : tuple of int
         How many times finer than the given grid.
@@ -151,6 +152,7 @@ class _Fitted:
     posterior: Posterior
     acceptable: bool
     verdict: str
+    fits: tuple[VisitFit, ...]
     refinement: Factors
     narrow_mm: float
 
@@ -175,12 +177,12 @@ def _fitted(given: Problem, scene: Scene, unknown: Posterior, hopeless: bool, re
         found = fit(scene, used.visits, used.therapies, unknown, _part(report, done, share), begun=begun)
         done, share = done + share, share / 4.0
         likelihood, position = found.fine.likelihood, found.fine.minimum.position
-        acceptable, verdict = judge(likelihood.scene, used.visits, likelihood.known, position)
+        acceptable, verdict, fits = judge(likelihood.scene, used.visits, likelihood.known, position)
         posterior = _posterior(found, unknown) if acceptable else unknown
         report("calibration", done)
         finer, narrower = _needed(given, settings, factors, posterior.mean, narrow)
         if finer == factors or not acceptable:
-            return _Fitted(found, used, posterior, acceptable, verdict, factors, narrow)
+            return _Fitted(found, used, posterior, acceptable, verdict, fits, factors, narrow)
         factors, narrow, begun = finer, narrower, found.end
 
 

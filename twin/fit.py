@@ -23,7 +23,7 @@ _ROUNDS, _FINE_ROUNDS = 2, 2
 """Of weighing the residuals and fitting, after the first look."""
 _VELOCITIES = (0.0, -1.2, 0.9)
 _SENSITIVITIES = (0.0, -1.5)
-_UNCHECKED = 0.3
+_UNCHECKED = 0.5
 _FEW = 4
 _SPEED_ERROR = 0.035
 """Relative excess of the speed of a simulated front per square of voxel over front width (docs/twin.md)."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,7 +93,12 @@ class Scene:
         """
         tumour = torch.stack([visit.whole for visit in visits]).any(dim=0)
         box = Box.around(tumour, margin_mm, tissue.spacing_mm, tissue.limit)
-        distances = tuple(BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm) for visit in visits)
+        with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="twin-distance") as pool:
+            distances = tuple(
+                pool.map(
+                    lambda visit: BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm), visits
+                )
+            )
         rim = (distances[0].whole > 0) & (distances[0].whole < _BAND_MM) & tissue.domain[box.slices]
         weight = tissue.weight[box.slices]
         root = float(weight[rim].sqrt().mean()) if bool(rim.any()) else 1.0
