@@ -105,7 +105,7 @@ class OncoTwinApplication(Application):
 
 def _course(entry: Treatment) -> Course:
     if isinstance(entry, RadiotherapySection):
-        return RadiotherapyCourse(entry.given, entry.dose_gy, entry.alpha_beta)
+        return RadiotherapyCourse(entry.given, entry.dose_gy, entry.alpha_beta, entry.rtdose)
     if isinstance(entry, ChemotherapySection):
         return ChemotherapyCourse(entry.given, entry.dose, entry.reference_dose, entry.half_life_hours)
     raise AssertionError("settings refuse every other kind")

@@ -138,17 +138,23 @@ class RadiotherapySection(_Scheduled):
     """A course of radiotherapy.
 
     Either ``dates``, one for each fraction (a date may come twice), or ``first_date`` and ``fractions``, one a day from
-    Monday to Friday. ``dose_gy``: dose of every fraction in Gy, taken as uniform over the tumour. ``alpha_beta``: ratio
-    of the linear-quadratic model, Gy.
+    Monday to Friday. ``dose_gy``: dose of every fraction in Gy, taken as uniform over the tumour; or else ``rtdose``:
+    the RT Dose in the input whose whole plan these fractions are, ``auto`` or its SOP Instance UID. ``alpha_beta``:
+    ratio of the linear-quadratic model, Gy.
     """
 
     kind: Literal["radiotherapy"]
     fractions: Annotated[int, Field(gt=0, le=200)] | None = None
-    dose_gy: Positive
+    dose_gy: Positive | None = None
+    rtdose: Annotated[str, Field(pattern=r"^(auto|[0-9]+(\.[0-9]+)+)$", max_length=64)] | None = None
     alpha_beta: Positive = 10.0
 
     @model_validator(mode="after")
     def _check(self) -> RadiotherapySection:
+        if (self.dose_gy is None) == (self.rtdose is None):
+            raise ValueError(
+                "give either dose_gy, the dose of every fraction, or rtdose, the dose of all together"
+            )
         self._expanded(self.fractions, "fractions", weekdays_only=True)
         return self
 
@@ -218,7 +224,8 @@ class OncoTwinSection(_Section):
     @model_validator(mode="after")
     def _one_drug(self) -> OncoTwinSection:
         """Courses of one kind share one sensitivity, so they must share what it belongs to."""
-        radiation = {entry.alpha_beta for entry in self.treatments if entry.kind == "radiotherapy"}
+        courses = [entry for entry in self.treatments if entry.kind == "radiotherapy"]
+        radiation = {entry.alpha_beta for entry in courses}
         drugs = {
             (entry.reference_dose, entry.half_life_hours)
             for entry in self.treatments
@@ -226,6 +233,8 @@ class OncoTwinSection(_Section):
         }
         if len(radiation) > 1:
             raise ValueError("treatments: all courses of radiotherapy must have one alpha_beta")
+        if len(courses) > 1 and any(entry.rtdose for entry in courses):
+            raise ValueError("treatments: a course with rtdose must be the only one of radiotherapy")
         if len(drugs) > 1:
             raise ValueError(
                 "treatments: all courses of chemotherapy must have one reference_dose and one half_life_hours; the "

@@ -91,6 +91,10 @@ def as_table(listing: dict[str, Any]) -> str:
                 f"    drawing {item['file']} ({item['kind']}, {item['created']})"
                 for item in visit["annotations"]
             ]
+        lines += [
+            f"  dose {item['file']} ({item['summation'] or 'no DoseSummationType'}, {item['sop_instance_uid']})"
+            for item in patient["doses"]
+        ]
         lines += [f"  ! {item['sentence']}" for item in patient["unplaced"]]
         lines += _ignored_rows(patient["ignored"])
         lines.append("")
@@ -105,6 +109,15 @@ def _describe_patient(catalog: Catalog) -> dict[str, Any]:
         "digest": catalog.digest,
         "visits": [_describe_visit(visit) for visit in catalog.visits],
         "unplaced": [{"series_uid": item.uid, "sentence": item.sentence} for item in catalog.unplaced],
+        "doses": [
+            {
+                "file": dose.path.name,
+                "sop_instance_uid": dose.sop_instance_uid,
+                "frame_of_reference_uid": dose.frame_of_reference_uid,
+                "summation": dose.summation,
+            }
+            for dose in catalog.doses
+        ],
         "ignored": [{"file": file.path, "reason": file.reason} for file in catalog.ignored],
     }
 

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, RTDoseStorage
 
 from imaging.annotation_index import ANNOTATION_CLASSES, Annotation, index_annotation
+from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
 from imaging.files import BrokenFile, DicomFile, IgnoredFile, Progress, read_folder, text, tolerant_dicom
 from imaging.series import IMAGE_CLASSES, RefusedSeries, Series, build_series
@@ -20,6 +21,7 @@ __all__ = [
     "Annotation",
     "BrokenFile",
     "Catalog",
+    "DoseFile",
     "IgnoredFile",
     "Inventory",
     "PatientIdentity",
@@ -82,6 +84,8 @@ class Catalog:
         Files that are not used.
     digest : str
         SHA-256 over instance UIDs and contents of all files used; the same whatever their names and places.
+    doses : tuple of DoseFile
+        RT Dose objects.
     unplaced : tuple of RefusedSeries
         Series without a usable date; empty in a catalog that ``read_catalog`` accepts.
     """
@@ -91,6 +95,7 @@ class Catalog:
     ignored: tuple[IgnoredFile, ...]
     digest: str
     unplaced: tuple[RefusedSeries, ...] = ()
+    doses: tuple[DoseFile, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +213,7 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
     digest_files = [file for file in images if file.series_uid in used]
     for file in files:
         sop_class = text(file.header, "SOPClassUID")
-        if sop_class in IMAGE_CLASSES:
+        if sop_class in IMAGE_CLASSES or sop_class == RTDoseStorage:
             continue
         found = (
             index_annotation(file)
@@ -225,12 +230,16 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
         else:
             visits[place] = replace(visits[place], annotations=(*visits[place].annotations, found))
             digest_files.append(file)
+    dose_files = [file for file in files if text(file.header, "SOPClassUID") == RTDoseStorage]
     return Catalog(
         patient=_identity(files),
         visits=tuple(visits),
         ignored=tuple(ignored),
-        digest=_digest(digest_files),
+        digest=_digest([*digest_files, *dose_files]),
         unplaced=tuple(unplaced),
+        doses=tuple(
+            sorted((DoseFile.of(file) for file in dose_files), key=lambda dose: dose.sop_instance_uid)
+        ),
     )
 
 

@@ -26,6 +26,7 @@ class Reason(str, Enum):
     UNSUPPORTED = "unsupported"
     UNDECODABLE = "undecodable"
     BAD_ANNOTATION = "bad_annotation"
+    BAD_DOSE = "bad_dose"
     ZERO_INTERVAL = "zero_interval"
     REGISTRATION_FAILED = "registration_failed"
     BAD_OUTPUT_FOLDER = "bad_output_folder"

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
+from imaging.dose import chosen_dose, dose_on_grid
+from imaging.errors import ImagingError, Reason
 from imaging.labels import region_mask
 from imaging.preparation import mask_on_grid
 from imaging.report_content import Status
 from operators.messages import CalibratedTwin, MappedStudies, SegmentedVisit
 from operators.progress import about, say
-from operators.treatment_plan import Course, sentences_of, therapies_of
+from operators.treatment_plan import Course, RadiotherapyCourse, sentences_of, therapies_of
 from twin import CalibrationSettings, LogNormal, Priors, TumourObservation, calibrate
 from twin import TissueMaps as TwinTissueMaps
 from twin.settings import DeviceName
@@ -78,7 +80,6 @@ def calibrated_twin(
         sentence = "The last visit shows no tumour: growth was not modelled and nothing is predicted."
         return CalibratedTwin(mapped, Status.TUMOUR_GONE, None, (), None, (sentence,))
     first_visit = visits[0].prepared.date
-    treatments = sentences_of(courses, first_visit)
     warnings = []
     if not courses:
         warnings.append(
@@ -98,6 +99,13 @@ def calibrated_twin(
             "counterpart in the scans."
         )
     tissue = _twin_tissue(mapped, observations)
+    plan_gy = _plan_dose(courses, mapped, observations)
+    if plan_gy is None and mapped.segmented.catalog.doses:
+        warnings.append(
+            "The input holds an RT Dose, but no course of radiotherapy in the settings asks for it (rtdose): it was "
+            "not used."
+        )
+    treatments = sentences_of(courses, first_visit, plan_gy)
     say("calibrating the growth model")
     progress = about("calibrating the growth model")
     calibration = calibrate(
@@ -106,7 +114,7 @@ def calibrated_twin(
         priors,
         settings,
         progress=lambda step, fraction: progress(f"{step} ({fraction:.0%})"),
-        therapies=therapies_of(courses, first_visit),
+        therapies=therapies_of(courses, first_visit, plan_gy),
     )
     if len(observations) == 1:
         status = Status.SINGLE_VISIT
@@ -120,6 +128,37 @@ def calibrated_twin(
     return CalibratedTwin(
         mapped, status, tissue, observations, calibration, (*warnings, *calibration.warnings), treatments
     )
+
+
+def _plan_dose(
+    courses: Sequence[Course], mapped: MappedStudies, observations: Sequence[TumourObservation]
+) -> torch.Tensor | None:
+    """Dose of the course that has an RT Dose, Gy on the twin's grid; None when there is no such course.
+
+    Raises
+    ------
+    ImagingError
+        ``BAD_DOSE`` if the RT Dose cannot be used or does not reach all of the tumour.
+    """
+    wanted = [
+        course.rtdose
+        for course in courses
+        if isinstance(course, RadiotherapyCourse) and course.rtdose is not None
+    ]
+    if not wanted:
+        return None
+    dose = chosen_dose(mapped.segmented.catalog.doses, wanted[0])
+    visits = [visit.prepared for visit in mapped.segmented.visits]
+    plan_gy = torch.from_numpy(dose_on_grid(dose, visits, mapped.grid).array)
+    tumour = torch.stack([observation.whole for observation in observations]).any(dim=0)
+    if bool(torch.isnan(plan_gy[tumour]).any()):
+        raise ImagingError(
+            Reason.BAD_DOSE,
+            f"The grid of {dose.path.name} does not reach all of the tumour: export the dose on a grid that covers the "
+            "brain.",
+        )
+    # beyond the grid there was no dose worth computing
+    return plan_gy.nan_to_num(0.0)
 
 
 def _observation(visit: SegmentedVisit, mapped: MappedStudies) -> TumourObservation:

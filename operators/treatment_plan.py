@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 
+from torch import Tensor
+
 from twin import Chemotherapy, Radiotherapy, Therapy
 
 _HOURS_A_DAY = 24.0
@@ -20,13 +22,18 @@ class RadiotherapyCourse:
     ----------
     dates : tuple of datetime.date
         One for each fraction, in order.
-    dose_gy, alpha_beta : float
-        Dose of a fraction and ratio of the linear-quadratic model, Gy.
+    dose_gy : float or None
+        Dose of a fraction, Gy; None where it differs from place to place.
+    alpha_beta : float
+        Ratio of the linear-quadratic model, Gy.
+    rtdose : str or None
+        The RT Dose of all fractions together, see :func:`imaging.dose.chosen_dose`.
     """
 
     dates: tuple[date, ...]
-    dose_gy: float
+    dose_gy: float | None
     alpha_beta: float
+    rtdose: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,23 +59,32 @@ class ChemotherapyCourse:
 Course = RadiotherapyCourse | ChemotherapyCourse
 
 
-def therapies_of(courses: Sequence[Course], first_visit: datetime) -> tuple[Therapy, ...]:
+def therapies_of(
+    courses: Sequence[Course], first_visit: datetime, plan_gy: Tensor | None = None
+) -> tuple[Therapy, ...]:
     """The courses on the calendar of the visits: at most one therapy of each kind, since each has one sensitivity.
 
     Parameters
     ----------
     courses : sequence of Course
-        Those of one kind must agree in alpha_beta, or in reference dose and half-life.
+        Those of one kind must agree in alpha_beta, or in reference dose and half-life. One that has an RT Dose must be
+        the only one of radiotherapy.
     first_visit : datetime.datetime
         Day zero.
+    plan_gy : Tensor, optional
+        Dose of all fractions of the course that has an RT Dose, Gy, (X, Y, Z).
     """
     radiation = [course for course in courses if isinstance(course, RadiotherapyCourse)]
     drugs = [course for course in courses if isinstance(course, ChemotherapyCourse)]
     made = list[Therapy]()
     if radiation:
         days = [_day(when, first_visit) for course in radiation for when in course.dates]
-        doses = [course.dose_gy for course in radiation for _ in course.dates]
-        made.append(Radiotherapy(days, doses, radiation[0].alpha_beta))
+        # with a map, doses are those where it is one: the map then holds the Gy of a fraction
+        doses = [
+            1.0 if course.dose_gy is None else course.dose_gy for course in radiation for _ in course.dates
+        ]
+        fraction_gy = None if plan_gy is None else plan_gy / len(days)
+        made.append(Radiotherapy(days, doses, radiation[0].alpha_beta, fraction_gy))
     if drugs:
         days = [_day(when, first_visit) for course in drugs for when in course.dates]
         doses = [course.dose for course in drugs for _ in course.dates]
@@ -77,7 +93,9 @@ def therapies_of(courses: Sequence[Course], first_visit: datetime) -> tuple[Ther
     return tuple(made)
 
 
-def sentences_of(courses: Sequence[Course], first_visit: datetime) -> tuple[str, ...]:
+def sentences_of(
+    courses: Sequence[Course], first_visit: datetime, plan_gy: Tensor | None = None
+) -> tuple[str, ...]:
     """One sentence a course for the report."""
     made = []
     for course in courses:
@@ -85,9 +103,13 @@ def sentences_of(courses: Sequence[Course], first_visit: datetime) -> tuple[str,
         count = len(course.dates)
         when = f"on day {first}" if count == 1 else f"from day {first} to day {last}"
         if isinstance(course, RadiotherapyCourse):
+            if plan_gy is None:
+                dose = f"{course.dose_gy:g} Gy"
+            else:
+                most = float(plan_gy.max())
+                dose = f"a dose map, at most {most / count:.2f} Gy a fraction and {most:.1f} Gy in all,"
             made.append(
-                f"Radiotherapy: {count} fraction(s) of {course.dose_gy:g} Gy {when}, "
-                f"alpha/beta {course.alpha_beta:g} Gy."
+                f"Radiotherapy: {count} fraction(s) of {dose} {when}, alpha/beta {course.alpha_beta:g} Gy."
             )
         else:
             made.append(

@@ -38,6 +38,23 @@ def test_shipped_file_shows_the_defaults() -> None:
             "treatments: [{kind: radiotherapy, dose_gy: 2}]",
             "dates, or first_date with fractions",
         ),
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2, rtdose: auto}]",
+            "either dose_gy",
+        ),
+        ("treatments: []", "treatments: [{kind: radiotherapy, dates: [2026-01-12]}]", "either dose_gy"),
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dates: [2026-01-12], rtdose: a.dcm}]",
+            "rtdose",
+        ),
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dates: [2026-01-12], rtdose: auto}, "
+            "{kind: radiotherapy, dates: [2026-03-12], dose_gy: 2}]",
+            "the only one of radiotherapy",
+        ),
         ("treatments: []", "treatments: [{kind: chemotherapy, first_date: 2026-01-12}]", "needs daily_doses"),
         (
             "treatments: []",

@@ -1,4 +1,4 @@
-"""Writes small synthetic DICOM: classic and enhanced series with any geometry, segmentations, structure sets."""
+"""Writes small synthetic DICOM: classic and enhanced series with any geometry, segmentations, structure sets, doses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
+    RTDoseStorage,
     RTStructureSetStorage,
     generate_uid,
 )
@@ -333,6 +334,57 @@ def write_structure_set(
             drawn.ContourSequence.append(contour)
         dataset.StructureSetROISequence.append(roi)
         dataset.ROIContourSequence.append(drawn)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save(dataset, path, ExplicitVRLittleEndian)
+
+
+def write_dose(
+    path: Path,
+    source: Path,
+    dose_gy: AnyArray,
+    affine: AnyArray,
+    *,
+    absolute_offsets: bool = False,
+    descending: bool = False,
+    bits: int = 16,
+    **attributes: Any,
+) -> Path:
+    """Write an RT Dose of the patient and frame of reference of ``source``.
+
+    ``dose_gy`` (I, J, K) lies on the grid ``affine`` (4, 4), index to LPS mm, of orthogonal axes. Offsets of the planes
+    are distances, or the z coordinates of axial planes; ``descending`` stores the last plane first. ``attributes``
+    replace what is written, None removes.
+    """
+    image = pydicom.dcmread(source)
+    dataset = _header(path.name, "RTDOSE", dose_gy.astype(np.uint16))
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID"):
+        setattr(dataset, keyword, image.get(keyword))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = RTDoseStorage, uid(path.name)
+    dataset.SeriesInstanceUID = uid(f"{path.name} series")
+    dataset.FrameOfReferenceUID = image.FrameOfReferenceUID
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / spacing
+    planes = dose_gy.transpose(2, 1, 0)
+    offsets = spacing[2] * np.arange(len(planes))
+    position = affine[:3, 3]
+    if descending:
+        planes, offsets, position = planes[::-1], -offsets, position + axes[:, 2] * offsets[-1]
+    if absolute_offsets:
+        offsets = position[2] + offsets * np.sign(axes[2, 2])
+    scaling = max(float(dose_gy.max()), 1e-6) / (2**bits - 1)
+    dataset.ImagePositionPatient = [decimal(value) for value in position]
+    dataset.ImageOrientationPatient = [decimal(value) for value in (*axes[:, 0], *axes[:, 1])]
+    dataset.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
+    dataset.GridFrameOffsetVector = [decimal(value) for value in offsets]
+    dataset.FrameIncrementPointer = 0x3004000C
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = planes.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit, dataset.PixelRepresentation = bits - 1, 0
+    dataset.DoseUnits, dataset.DoseType, dataset.DoseSummationType = "GY", "PHYSICAL", "PLAN"
+    dataset.DoseGridScaling = decimal(scaling)
+    dataset.PixelData = np.round(planes / float(decimal(scaling))).astype(f"<u{bits // 8}").tobytes()
+    _apply(dataset, attributes)
     path.parent.mkdir(parents=True, exist_ok=True)
     return _save(dataset, path, ExplicitVRLittleEndian)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from imaging.dose_index import DoseFile
+from imaging.errors import ImagingError, Reason
 from operators import growth_calibrator
 from operators.treatment_plan import RadiotherapyCourse
-from twin import CalibrationSettings, Priors, TissueMaps, TumourObservation
+from twin import CalibrationSettings, Priors, Radiotherapy, TissueMaps, TumourObservation
 
 FIRST = datetime(2026, 1, 10, 12, 0)
 COURSE = RadiotherapyCourse((date(2026, 1, 20), date(2026, 1, 21)), 2.0, 10.0)
@@ -38,7 +42,57 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         )
         for day in (0.0, 60.0)
     ]
-    return SimpleNamespace(segmented=SimpleNamespace(visits=visits), tissue=object())
+    segmented = SimpleNamespace(visits=visits, catalog=SimpleNamespace(doses=()))
+    return SimpleNamespace(segmented=segmented, tissue=object(), grid=object())
+
+
+def dose_of(array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the input's RT Dose be ``array``, Gy on the twin's grid."""
+    monkeypatch.setattr(
+        growth_calibrator, "dose_on_grid", lambda dose, visits, grid: SimpleNamespace(array=array)
+    )
+
+
+def test_a_dose_map_reaches_the_model_by_fractions(
+    mapped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = DoseFile(Path("dose.dcm"), "1.2.3", "1.2", "PLAN", "")
+    mapped.segmented.catalog.doses = (file,)
+    given = []
+
+    def fitted(*arguments: object, therapies: tuple[Radiotherapy, ...], **options: object) -> SimpleNamespace:
+        given.append(therapies)
+        return SimpleNamespace(acceptable=True, warnings=())
+
+    monkeypatch.setattr(growth_calibrator, "calibrate", fitted)
+    total = np.linspace(0.0, 60.0, 16**3, dtype=np.float32).reshape(16, 16, 16)
+    total[0, 0, 0] = np.nan
+    dose_of(total, monkeypatch)
+    course = replace(COURSE, dose_gy=None, rtdose="auto")
+    found = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings(), [course])
+    (therapy,) = given[0]
+    exponent = therapy.at(10.0, torch.Size((16, 16, 16)))
+    half = torch.from_numpy(total).double().nan_to_num(0.0) / 2
+    torch.testing.assert_close(exponent, half * (1 + half / 10))
+    assert found.treatments == (
+        "Radiotherapy: 2 fraction(s) of a dose map, at most 30.00 Gy a fraction and 60.0 Gy in all, from day 10 to "
+        "day 11, alpha/beta 10 Gy.",
+    )
+    unused = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings(), [COURSE])
+    assert "it was not used" in unused.warnings[0]
+
+
+def test_a_dose_that_does_not_reach_the_tumour_is_refused(
+    mapped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped.segmented.catalog.doses = (DoseFile(Path("dose.dcm"), "1.2.3", "1.2", "PLAN", ""),)
+    part = np.full((16, 16, 16), np.nan, dtype=np.float32)
+    part[:8] = 50.0
+    dose_of(part, monkeypatch)
+    with pytest.raises(ImagingError, match="does not reach all of the tumour") as caught:
+        course = replace(COURSE, dose_gy=None, rtdose="1.2.3")
+        growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings(), [course])
+    assert caught.value.reason is Reason.BAD_DOSE
 
 
 def test_treatment_reaches_the_model(mapped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
