@@ -71,7 +71,7 @@ class CalibrationSettings:
     boundary_correlation_mm: float = 6.0
     velocity_discrepancy: float = 0.08
     width_discrepancy: float = 0.2
-    coreless_discrepancy: float = 0.35
+    coreless_discrepancy: float = 0.2
     growth_discrepancy: float = 0.08
     samples: int = 64
     initial_ensemble: int = 8
