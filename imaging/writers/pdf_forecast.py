@@ -225,7 +225,7 @@ def _quality(page: Page, content: ReportContent, y: float) -> float:
                 str(number),
                 *moved,
                 _NOT_GIVEN if weakest is None else f"{weakest[0].upper()} {weakest[1].similarity:.2f}",
-                _NOT_GIVEN if fit is None else f"{fit.dice_core:.2f}",
+                _NOT_GIVEN if fit is None or fit.dice_core is None else f"{fit.dice_core:.2f}",
                 _NOT_GIVEN if fit is None else f"{fit.dice_whole:.2f}",
             ]
         )
