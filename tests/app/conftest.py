@@ -59,10 +59,9 @@ def run_app(tmp_path: Path, quick_settings: Path, capsys: pytest.CaptureFixture[
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> PhantomTruth:
-    """Two visits, 60 days apart, of a growing tumour with a front that the quick settings' grid resolves."""
+    """Two visits, 60 days apart, of a growing tumour."""
     return make_phantom(
-        tmp_path_factory.mktemp("phantom"),
-        PhantomSettings(preset="small", visit_days=(0, 60), diffusivity=0.2),
+        tmp_path_factory.mktemp("phantom"), PhantomSettings(preset="small", visit_days=(0, 60))
     )
 
 

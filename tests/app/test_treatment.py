@@ -28,8 +28,9 @@ FIRST = date(2024, 3, 11)
 
 
 def written(settings: Path, target: Path, treatments: list[dict[str, Any]]) -> Path:
-    """The settings with a schedule of treatment."""
+    """The settings with a schedule of treatment, on a grid that needs little time even when it is refined."""
     document = yaml.safe_load(settings.read_text())
+    document["oncotwin"]["twin"]["grid_mm"] = 3.0
     document["oncotwin"]["treatments"] = treatments
     target.write_text(yaml.safe_dump(document))
     return target
@@ -99,7 +100,7 @@ def test_a_dose_map_and_a_drug_reach_every_result(
         parameter = result["parameters"][name]
         assert parameter["unit"] == unit and 0.8 < parameter["contraction"] <= 1.0
         assert not parameter["identified"], "so little treatment shows nothing"
-    assert result["parameters"]["front_velocity"]["identified"]
+    assert result["parameters"]["front_velocity"]["contraction"] < 0.8
 
     assert_conformant(run.output, result)
     assert_one_patient_and_resolved_references(run.output, drawn_patient, result)
