@@ -77,7 +77,8 @@ def _growth(page: Page, content: ReportContent, y: float) -> float:
 def _treatment_fits(content: ReportContent) -> bool:
     """Whether the treatment has its place beside the curve; else it follows the notes on quality."""
     rows = min(len(content.forecasts), _MAX_HORIZONS_LISTED)
-    room = _CURVE_MM - _FORECAST_HEAD_MM - rows * _FORECAST_ROW_MM - _MAX_NOTE_LINES * line_height(_NOTE_SIZE)
+    notes = min(len(wrapped(_forecast_note(content), _BESIDE_MM, _NOTE_SIZE)), _MAX_NOTE_LINES)
+    room = _CURVE_MM - _FORECAST_HEAD_MM - rows * _FORECAST_ROW_MM - notes * line_height(_NOTE_SIZE)
     lines = wrapped(" ".join(content.treatments), _BESIDE_MM, _NOTE_SIZE)
     return 0 < len(lines) * line_height(_NOTE_SIZE) <= room
 
@@ -85,6 +86,11 @@ def _treatment_fits(content: ReportContent) -> bool:
 def _treatment(page: Page, content: ReportContent, x: float, y: float) -> None:
     page.text(x, y, "Treatment that the model was given", size=7.5, bold=True)
     page.paragraph(x, y + 4.0, " ".join(content.treatments), _BESIDE_MM, size=_NOTE_SIZE)
+
+
+def _forecast_note(content: ReportContent) -> str:
+    note = "Days after the last visit. A prediction by a model, not a measurement."
+    return note if content.conformal is None else f"{note} {content.conformal.sentence}"
 
 
 def _forecast_table(page: Page, content: ReportContent, x: float, y: float) -> float:
@@ -95,10 +101,7 @@ def _forecast_table(page: Page, content: ReportContent, x: float, y: float) -> f
         for f in evenly(content.forecasts, _MAX_HORIZONS_LISTED)
     ]
     y = page.table(x, y + 4.5, columns, rows, size=7.0)
-    notes = ["Days after the last visit. A prediction by a model, not a measurement."]
-    if content.conformal is not None:
-        notes.append(content.conformal.sentence)
-    note = " ".join(notes)
+    note = _forecast_note(content)
     return page.paragraph(
         x, y - 0.6, note, _BESIDE_MM, size=_NOTE_SIZE, colour=MUTED, max_lines=_MAX_NOTE_LINES
     )
