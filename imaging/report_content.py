@@ -176,10 +176,10 @@ class GrowthCurve:
 
 @dataclass(frozen=True)
 class VisitFitReport:
-    """How well the calibrated model reproduces one visit."""
+    """How well the calibrated model reproduces one visit; ``dice_core`` is None where neither shows any core."""
 
     day: float
-    dice_core: float
+    dice_core: float | None
     dice_whole: float
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,7 +105,10 @@ def _calibration_report(calibration: twin.Calibration) -> CalibrationReport:
         acceptable=calibration.acceptable,
         verdict=calibration.verdict,
         effective_samples=calibration.effective_samples,
-        fit=tuple(VisitFitReport(fit.day, fit.dice_core, fit.dice_whole) for fit in calibration.fit),
+        fit=tuple(
+            VisitFitReport(fit.day, None if math.isnan(fit.dice_core) else fit.dice_core, fit.dice_whole)
+            for fit in calibration.fit
+        ),
     )
 
 

@@ -19,6 +19,8 @@ from imaging.writers.pdf_layout import (
     Cell,
     Column,
     Page,
+    line_height,
+    wrapped,
 )
 from imaging.writers.pdf_slices import scene_of, show_slice
 
@@ -29,6 +31,10 @@ _MAX_PARAMETERS = 8
 _MAX_QUALITY_ROWS = 6
 _MAX_NOTE_LINES = 6
 _MAX_QUALITY_LINES = 6
+_BESIDE_MM = 78.0
+_NOTE_SIZE = 6.3
+# of the forecast table: heading, column heads and rules, and a row; with them the headings of what is below
+_FORECAST_HEAD_MM, _FORECAST_ROW_MM = 18.0, 4.0
 _NOT_GIVEN = "—"
 
 
@@ -62,11 +68,32 @@ def _growth(page: Page, content: ReportContent, y: float) -> float:
     axes = page.axes(MARGIN_MM + 11, y + 9, width - 11, _CURVE_MM - 21)
     draw_growth(axes, content)
     if content.forecasts:
-        _forecast_table(page, content, MARGIN_MM + width + 6, y + 1)
+        below = _forecast_table(page, content, MARGIN_MM + width + 6, y + 1)
+        if _treatment_fits(content):
+            _treatment(page, content, MARGIN_MM + width + 6, below + 2)
     return y + _CURVE_MM
 
 
-def _forecast_table(page: Page, content: ReportContent, x: float, y: float) -> None:
+def _treatment_fits(content: ReportContent) -> bool:
+    """Whether the treatment has its place beside the curve; else it follows the notes on quality."""
+    rows = min(len(content.forecasts), _MAX_HORIZONS_LISTED)
+    notes = min(len(wrapped(_forecast_note(content), _BESIDE_MM, _NOTE_SIZE)), _MAX_NOTE_LINES)
+    room = _CURVE_MM - _FORECAST_HEAD_MM - rows * _FORECAST_ROW_MM - notes * line_height(_NOTE_SIZE)
+    lines = wrapped(" ".join(content.treatments), _BESIDE_MM, _NOTE_SIZE)
+    return 0 < len(lines) * line_height(_NOTE_SIZE) <= room
+
+
+def _treatment(page: Page, content: ReportContent, x: float, y: float) -> None:
+    page.text(x, y, "Treatment that the model was given", size=7.5, bold=True)
+    page.paragraph(x, y + 4.0, " ".join(content.treatments), _BESIDE_MM, size=_NOTE_SIZE)
+
+
+def _forecast_note(content: ReportContent) -> str:
+    note = "Days after the last visit. A prediction by a model, not a measurement."
+    return note if content.conformal is None else f"{note} {content.conformal.sentence}"
+
+
+def _forecast_table(page: Page, content: ReportContent, x: float, y: float) -> float:
     page.text(x, y, "Predicted volume in mL, median [95 % interval]", size=7.5, bold=True)
     columns = [Column("after", 14, "left"), Column("tumour core", 32), Column("whole tumour", 32)]
     rows = [
@@ -74,10 +101,10 @@ def _forecast_table(page: Page, content: ReportContent, x: float, y: float) -> N
         for f in evenly(content.forecasts, _MAX_HORIZONS_LISTED)
     ]
     y = page.table(x, y + 4.5, columns, rows, size=7.0)
-    notes = ["Days after the last visit. A prediction by a model, not a measurement."]
-    if content.conformal is not None:
-        notes.append(content.conformal.sentence)
-    page.paragraph(x, y - 0.6, " ".join(notes), 78, size=6.3, colour=MUTED, max_lines=_MAX_NOTE_LINES)
+    note = _forecast_note(content)
+    return page.paragraph(
+        x, y - 0.6, note, _BESIDE_MM, size=_NOTE_SIZE, colour=MUTED, max_lines=_MAX_NOTE_LINES
+    )
 
 
 def _pictures(page: Page, content: ReportContent, y: float) -> float:
@@ -225,7 +252,7 @@ def _quality(page: Page, content: ReportContent, y: float) -> float:
                 str(number),
                 *moved,
                 _NOT_GIVEN if weakest is None else f"{weakest[0].upper()} {weakest[1].similarity:.2f}",
-                _NOT_GIVEN if fit is None else f"{fit.dice_core:.2f}",
+                _NOT_GIVEN if fit is None or fit.dice_core is None else f"{fit.dice_core:.2f}",
                 _NOT_GIVEN if fit is None else f"{fit.dice_whole:.2f}",
             ]
         )
@@ -247,7 +274,9 @@ def _quality_note(content: ReportContent) -> str:
     sentences = [note.strip()]
     if content.skill is None:
         sentences += content.skill_sentences
-    return " ".join([*sentences, *content.treatments])
+    if not (content.forecasts and _treatment_fits(content)):
+        sentences += content.treatments
+    return " ".join(sentences)
 
 
 def _provenance(page: Page, content: ReportContent, y: float) -> None:

@@ -152,7 +152,11 @@ def _calibration(content: ReportContent) -> Document | None:
         "verdict": calibration.verdict,
         "effective_samples": float(calibration.effective_samples),
         "fit": [
-            {"day": float(fit.day), "dice_core": float(fit.dice_core), "dice_whole": float(fit.dice_whole)}
+            {
+                "day": float(fit.day),
+                "dice_core": None if fit.dice_core is None else float(fit.dice_core),
+                "dice_whole": float(fit.dice_whole),
+            }
             for fit in calibration.fit
         ],
     }

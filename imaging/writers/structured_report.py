@@ -330,11 +330,10 @@ def _visit_quality(visit: VisitReport, fit: VisitFitReport | None) -> list[sr.Me
         ]
     for role, quality in visit.series_registration.items():
         numbers.append(_number(codes.SERIES_SIMILARITY[role], quality.similarity, codes.NO_UNITS))
+    if fit is not None and fit.dice_core is not None:
+        numbers.append(_number(codes.FIT_DICE_CORE, fit.dice_core, codes.NO_UNITS))
     if fit is not None:
-        numbers += [
-            _number(codes.FIT_DICE_CORE, fit.dice_core, codes.NO_UNITS),
-            _number(codes.FIT_DICE_WHOLE, fit.dice_whole, codes.NO_UNITS),
-        ]
+        numbers.append(_number(codes.FIT_DICE_WHOLE, fit.dice_whole, codes.NO_UNITS))
     return numbers
 
 

@@ -15,6 +15,8 @@ from pydicom.sr._concepts_dict import concepts
 from imaging import codes
 from imaging.geometry import Geometry, Volume
 from imaging.report_content import Status
+from imaging.writers.pdf_report import Patient, render_pdf
+from imaging.writers.result_json import result_document, write_result
 from tests.imaging.writers import patients, validators
 from tests.imaging.writers.patients import OutputSet, Sources
 
@@ -239,3 +241,24 @@ def test_a_real_examination_gets_valid_results(shared: Path, tmp_path: Path) -> 
     read, _ = validators.dcmqi_volumes("segimage2itkimage", written.segmentations[0].path, tmp_path / "dcmqi")
     points = sources.geometry.to_patient(np.argwhere(labels.array == 3))
     assert (validators.at_points(read["3"], points) > 0).all()
+
+
+def test_a_core_that_nobody_shows_has_no_overlap(output_set: OutputSet, tmp_path: Path) -> None:
+    """After treatment neither the scan nor the model may show a core: the Dice coefficient is then left out."""
+    content = output_set.content
+    assert content.calibration is not None
+    first, second = content.calibration.fit
+    fit = (first, replace(second, dice_core=None))
+    content = replace(content, calibration=replace(content.calibration, fit=fit))
+    written = patients.write_all(tmp_path, content, output_set.sources, output_set.further)
+    names = [
+        item.ConceptNameCodeSequence[0].CodeValue
+        for item in everything_in(pydicom.dcmread(written.report.path))
+        if "ConceptNameCodeSequence" in item
+    ]
+    assert names.count(codes.FIT_DICE_WHOLE.value) == 2 * names.count(codes.FIT_DICE_CORE.value) > 0
+    assert not validators.dciodvfy_errors(written.report.path)
+    document = result_document(content, patient_id="P", outputs=[written.report], folder=tmp_path)
+    write_result(tmp_path / "result.json", document)
+    assert [item["dice_core"] for item in document["calibration"]["fit"]] == [0.9, None]
+    assert render_pdf(content, Patient("P", "A^B", "", "")).startswith(b"%PDF")
