@@ -70,7 +70,14 @@ def mean_dice(
 ) -> float:
     """Mean Dice of whole tumour, core and enhancing tumour; 1 where a region is rightly found to be absent.
 
-    The model finds the brain of every case afresh: what counts is what a user of it will see.
+    Parameters
+    ----------
+    segmenter : callable
+        A :class:`segmentation.inference.TumourSegmenter`.
+    cases : sequence of DrawnCase
+        To measure on.
+    min_component_ml : float
+        Smaller isolated pieces are dropped.
     """
     scores = []
     for case in cases:
