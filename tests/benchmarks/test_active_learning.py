@@ -14,6 +14,7 @@ from benchmarks.active_learning import (
     Run,
     Site,
     against_random,
+    around_tumour,
     midpoint,
     needed,
     simulate,
@@ -28,10 +29,10 @@ __all__ = ["small_bundle"]  # the fixture
 def head_with(seed: int, contrast: float) -> DrawnCase:
     """A noisy cube of tumour in an empty image."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.zeros(24, 24, 24, dtype=torch.uint8)
-    labels[8:16, 6 + seed % 3 : 16, 8:16] = 3
+    labels = torch.zeros(16, 16, 16, dtype=torch.uint8)
+    labels[4:11, 3 + seed % 3 : 11, 4:11] = 3
     images = {
-        role: 100 + contrast * labels + 5 * torch.randn(24, 24, 24, generator=generator)
+        role: 100 + contrast * labels + 5 * torch.randn(16, 16, 16, generator=generator)
         for role in ("t1ce", "flair")
     }
     return DrawnCase(images, labels)
@@ -46,7 +47,7 @@ def outcome(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         "twin": {"b": 3.0, "d": 1.0},
     }
     site = Site(pool, [head_with(9, 80.0)], scores, [])
-    protocol = Protocol(offered=4, counts=(1, 2), repetitions=2, plan=Plan(4, 1e-2, patch=24))
+    protocol = Protocol(offered=4, counts=(1, 2), repetitions=2, plan=Plan(4, 1e-2, patch=16))
     return site, simulate(site, small_bundle, protocol, tmp_path_factory.mktemp("opened"))
 
 
@@ -62,6 +63,16 @@ def test_drawings_teach(outcome: tuple[Site, list[Run]]) -> None:
     _, runs = outcome
     assert len({run.dice[0] for run in runs}) == 1, "all begin with the same model"
     assert all(run.dice[2] > run.dice[0] + 0.2 for run in runs)
+
+
+def test_the_box_holds_the_tumour_and_fits_the_image() -> None:
+    labels = torch.zeros(70, 80, 90, dtype=torch.uint8)
+    labels[60:68, 2:9, 40:50] = 2
+    image = torch.arange(70 * 80 * 90).reshape(70, 80, 90).float()
+    cut = around_tumour(DrawnCase({"t1ce": image}, labels, labels > 0))
+    assert cut.labels.shape == (64, 64, 64) and cut.labels.sum() == labels.sum()
+    assert cut.region is not None and torch.equal(cut.region, cut.labels > 0)
+    assert torch.equal(cut.images["t1ce"][cut.labels > 0], image[labels > 0])
 
 
 def test_drawings_needed_and_gain_over_chance_are_counted_right() -> None:

@@ -9,17 +9,24 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import requests
 
 from tests.monailabel_app.ohif import opened
 from tests.monailabel_app.orthanc import DICOMWEB, Orthanc
 from tests.monailabel_app.private_network import PrivateNetwork
-from tests.monailabel_app.served import start_server
+from tests.monailabel_app.served import RunningServer, start_server
 from training.phantom import PhantomSettings, make_phantom
 
 _PICTURES = {"t1ce": "ohif-tumour.png", "flair": "ohif-flair.png"}
+
+
+Service = TypeVar("Service", Orthanc, RunningServer)
 
 
 def write_pictures(target: Path, settings: PhantomSettings) -> None:
@@ -30,34 +37,40 @@ def write_pictures(target: Path, settings: PhantomSettings) -> None:
     RuntimeError
         If the model does not answer or nothing shows over an image: no picture of that is kept.
     """
-    with tempfile.TemporaryDirectory() as name, PrivateNetwork():
+    with tempfile.TemporaryDirectory() as name, PrivateNetwork(), ExitStack() as closing:
         folder = Path(name)
         phantom = make_phantom(folder / "patient", settings)
-        archive = Orthanc(folder / "orthanc")
+        archive = closing.enter_context(stopped(Orthanc(folder / "orthanc")))
         archive.send(phantom.dicom_folder)
-        server = start_server(
-            folder / "server.log", ["--studies", DICOMWEB, "--state", str(folder / "state")]
-        )
-        try:
-            visit = phantom.visits[-1]
-            # The tumour's middle in the frame of reference of the visit.
-            labels = visit.labels
-            middle = labels.geometry.to_patient(np.argwhere(labels.array)).mean(axis=0)
-            with opened(server.url) as ohif:
-                for role, picture in _PICTURES.items():
-                    ohif.open(visit.study_instance_uid)
-                    ohif.show(visit.series[role])
-                    ohif.connect()
-                    ohif.jump_to(middle)
-                    before = ohif.coloured()
-                    status = ohif.run("tumour")
-                    ohif.jump_to(middle)
-                    if status != 200 or ohif.coloured() < before + 100:
-                        raise RuntimeError(f"nothing shows over {role} (status {status}): no picture written")
-                    ohif.page.screenshot(path=target / picture)
-        finally:
-            server.stop()
-            archive.stop()
+        arguments = ["--studies", DICOMWEB, "--state", str(folder / "state")]
+        server = closing.enter_context(stopped(start_server(folder / "server.log", arguments)))
+        visit = phantom.visits[-1]
+        # The first answer takes the registrations; the browser would not wait for them on a busy machine.
+        asked = f"{server.url}/infer/tumour?image={visit.study_instance_uid}&output=image"
+        requests.post(asked, data={"params": "{}"}, timeout=1800).raise_for_status()
+        labels = visit.labels
+        middle = labels.geometry.to_patient(np.argwhere(labels.array)).mean(axis=0)
+        with opened(server.url) as ohif:
+            for role, picture in _PICTURES.items():
+                ohif.open(visit.study_instance_uid)
+                ohif.show(visit.series[role])
+                ohif.connect()
+                ohif.jump_to(middle)
+                before = ohif.coloured()
+                status = ohif.run("tumour")
+                ohif.jump_to(middle)
+                if status != 200 or ohif.coloured() < before + 100:
+                    raise RuntimeError(f"nothing shows over {role} (status {status}): no picture written")
+                ohif.page.screenshot(path=target / picture)
+
+
+@contextmanager
+def stopped(service: Service) -> Iterator[Service]:
+    """Stops a service at the end, whatever happens."""
+    try:
+        yield service
+    finally:
+        service.stop()
 
 
 def main() -> int:
