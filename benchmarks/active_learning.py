@@ -37,7 +37,7 @@ from monailabel_app.main import build_server
 from monailabel_app.opened import OpenedCases
 from monailabel_app.sampling import MostTelling, RandomCase
 from monailabel_app.scoring import Scores, scoring_methods
-from segmentation.bundle import load_bundle
+from segmentation.bundle import ModelDescription, load_bundle
 from segmentation.inference import TumourSegmenter
 from training.held_out import settings_of
 from training.phantom import PhantomSettings, make_phantom
@@ -76,7 +76,7 @@ class Protocol:
     offered: int = 4
     counts: tuple[int, ...] = (1, 2, 4)
     repetitions: int = 4
-    plan: Plan = field(default_factory=lambda: Plan(epochs=3, patch=24))
+    plan: Plan = field(default_factory=Plan)
     grid_mm: float = 3.0
 
 
@@ -217,16 +217,7 @@ def simulate(site: Site, models: Path, protocol: Protocol, folder: Path) -> list
     description, shipped = load_bundle(models)
 
     def measured(network: nn.Module) -> float:
-        segmenter = TumourSegmenter(description, network, torch.device("cpu"), variants=1)
-        # The brain is that of the shipped model, where fine-tuning holds it: half the time.
-        return float(
-            np.mean(
-                [
-                    mean_dice(partial(segmenter, brain_mask=case.region), [case], _MIN_COMPONENT_ML)
-                    for case in site.checks
-                ]
-            )
-        )
+        return float(np.mean([dice_of(description, network, case) for case in site.checks]))
 
     before, runs, done = measured(shipped), [], dict[tuple[str, ...], float]()
     for repetition in range(protocol.repetitions):
@@ -251,8 +242,26 @@ def simulate(site: Site, models: Path, protocol: Protocol, folder: Path) -> list
     return runs
 
 
+def dice_of(description: ModelDescription, network: nn.Module, case: DrawnCase) -> float:
+    """Mean Dice of the regions; the brain is that of the shipped model, where fine-tuning holds it: half the time."""
+    segmenter = TumourSegmenter(description, network, torch.device("cpu"), variants=1)
+    return mean_dice(partial(segmenter, brain_mask=case.region), [case], _MIN_COMPONENT_ML)
+
+
+def found_by_scores(site: Site, models: Path) -> dict[str, float]:
+    """Spearman's correlation over the pool of each score with the shipped model's error: 1 finds the worst cases."""
+    description, shipped = load_bundle(models)
+    error = {key: 1 - dice_of(description, shipped, case) for key, case in site.pool.items()}
+    found = {}
+    for name in STRATEGIES[1:]:
+        scored = sorted(site.scores[name])
+        pairs = [(site.scores[name][key], error[key]) for key in scored]
+        found[name] = float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+    return found
+
+
 def tuned(
-    description: Any, shipped: nn.Module, lessons: Sequence[DrawnCase], plan: Plan, seed: int
+    description: ModelDescription, shipped: nn.Module, lessons: Sequence[DrawnCase], plan: Plan, seed: int
 ) -> nn.Module:
     """The network after the last epoch: the checking patients must not choose it."""
     epochs = iter(range(1, plan.epochs + 1))
@@ -339,16 +348,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.active_learning", description=__doc__)
     parser.add_argument("-m", "--models", type=Path, default=ROOT / "models" / "oncotwin_brats")
     parser.add_argument("--repetitions", type=int, default=Protocol.repetitions)
+    parser.add_argument("--epochs", type=int, default=Plan.epochs)
+    parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
+    parser.add_argument("--patch", type=int, default=Plan.patch, help="side of a patch, voxels of 2 mm")
     parser.add_argument("--dice", type=float, default=0.85, help="a Dice to reach, beside half of the gain")
     parser.add_argument("--json", type=Path, help="also write every run here")
     parser.add_argument("--plot", type=Path, help="also draw the curves here, as PNG")
     options = parser.parse_args(arguments)
-    protocol = Protocol(repetitions=options.repetitions)
+    plan = Plan(epochs=options.epochs, learning_rate=options.learning_rate, patch=options.patch)
+    protocol = Protocol(repetitions=options.repetitions, plan=plan)
     torch.set_num_threads(1)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as name:
         site = make_site(Path(name), options.models, protocol)
         print(f"site ready after {time.process_time() - start:.0f} CPU-seconds", flush=True)
+        found = found_by_scores(site, options.models)
+        print("correlation of score and error:", found, flush=True)
         runs = simulate(site, options.models, protocol, Path(name))
     seconds = time.process_time() - start
     if options.json:
@@ -356,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "protocol": asdict(protocol),
             "patients": site.described,
             "scores": site.scores,
+            "correlation": found,
             "runs": [asdict(run) for run in runs],
             "cpu_seconds": round(seconds),
         }

@@ -116,7 +116,7 @@ def fine_tuned(
     dice = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
     optimiser = torch.optim.AdamW(student.parameters(), lr=plan.learning_rate, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
-    inputs = [_inputs(description, case) for case in cases]
+    inputs = [network_inputs(description, case) for case in cases]
     best, kept = float("-inf"), copy.deepcopy(student.state_dict())
     for epoch in range(1, plan.epochs + 1):
         for number in torch.randperm(4 * len(cases), generator=generator).tolist():
@@ -144,7 +144,7 @@ def fine_tuned(
     return student.eval()
 
 
-def _inputs(description: ModelDescription, case: DrawnCase) -> Tensor:
+def network_inputs(description: ModelDescription, case: DrawnCase) -> Tensor:
     """(C, I, J, K) in the order and units of the network; a contrast that the case lacks is zero."""
     empty = torch.zeros(case.labels.shape)
     channels = [

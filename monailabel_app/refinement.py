@@ -23,13 +23,12 @@ _EXAMPLES = 800
 _NEIGHBOURS = 40
 # Share of its class's weight that the marked tissue has beside the present mask.
 _SHARE_OF_MARK = 0.6
-# Small: a larger ball around a click reaches beyond the thin rims and shells that clicks are for.
-_MARK_RADIUS_MM = 1.3
+_MARK_RADIUS_MM = 2.0
 _FORCED_RADIUS_MM = 1.5
 _SMOOTHING_MM = 0.8
 # Log odds that suffice for a change, round by round: what a round finds is an example in the next, since a mark alone
-# shows little of how its tissue varies. Doubt speaks against a change at first, lest wrong voxels teach what follows.
-_ROUNDS = (0.3, 0.3, 0.3, 0.0)
+# shows little of how its tissue varies. At last doubt speaks for changing: a mark says that the mask is wrong here.
+_ROUNDS = (0.0, 0.0, 0.0, -0.5)
 
 
 @dataclass(frozen=True)

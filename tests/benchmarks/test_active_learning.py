@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from benchmarks.active_learning import (
     Site,
     against_random,
     around_tumour,
+    dice_of,
+    found_by_scores,
     midpoint,
     needed,
     simulate,
     table,
 )
 from monailabel_app.fine_tuning import DrawnCase, Plan
+from segmentation.bundle import load_bundle
 from tests.monailabel_app.conftest import small_bundle
 
 __all__ = ["small_bundle"]  # the fixture
@@ -57,6 +61,22 @@ def test_cases_are_drawn_in_the_order_of_the_servers_strategies(outcome: tuple[S
     orders = {run.strategy: run.order for run in runs}
     assert orders["epistemic"] == ("c", "d") and orders["twin"] == ("b", "d")
     assert len({run.order for run in runs if run.strategy == "random"}) == 2, "by chance"
+
+
+def test_a_score_that_orders_cases_by_their_error_correlates_fully(
+    outcome: tuple[Site, list[Run]], small_bundle: Path
+) -> None:
+    site, _ = outcome
+    description, shipped = load_bundle(small_bundle)
+    # The shipped network finds nothing: a case without tumour is right, every other wrong.
+    empty = replace(site.pool["a"], labels=torch.zeros_like(site.pool["a"].labels))
+    assert dice_of(description, shipped, empty) == 1 and dice_of(description, shipped, site.pool["a"]) == 0
+    two = replace(
+        site,
+        pool={"a": site.pool["a"], "b": empty},
+        scores={"epistemic": {"a": 2.0, "b": 1.0}, "twin": {"a": 1.0, "b": 3.0}},
+    )
+    assert found_by_scores(two, small_bundle) == pytest.approx({"epistemic": 1.0, "twin": -1.0})
 
 
 def test_drawings_teach(outcome: tuple[Site, list[Run]]) -> None:
