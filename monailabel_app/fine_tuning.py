@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmentation.bundle import ModelDescription
-from segmentation.inference import GRID_MULTIPLE, TumourSegmenter
+from segmentation.inference import GRID_MULTIPLE, SegmentationResult
 from segmentation.transforms import normalise
 
 log = logging.getLogger("oncotwin.label")
 
-_PATCH = 64
 _BRAIN_WEIGHT = 0.3
 # A contrast is left out this often, so that the model keeps coping without the ones it may miss.
 _MISSING = 0.2
@@ -35,10 +34,13 @@ class DrawnCase:
         Role to float32 (I, J, K) on the network's grid.
     labels : Tensor
         uint8 (I, J, K), what a clinician drew, on the same grid.
+    region : Tensor or None
+        bool (I, J, K), where intensities are normalised: the brain that the model finds; None: the whole head.
     """
 
     images: dict[str, Tensor]
     labels: Tensor
+    region: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,30 @@ class Plan:
         Of AdamW, falling to zero.
     seed : int
         Of patches and their changes.
+    patch : int
+        Side of a patch in voxels, where the image is as large.
     """
 
     epochs: int = 20
     learning_rate: float = 3e-4
     seed: int = 0
+    patch: int = 64
 
 
-def mean_dice(segmenter: TumourSegmenter, cases: Sequence[DrawnCase], min_component_ml: float) -> float:
-    """Mean Dice of whole tumour, core and enhancing tumour; 1 where a region is rightly found to be absent."""
+def mean_dice(
+    segmenter: Callable[..., SegmentationResult], cases: Sequence[DrawnCase], min_component_ml: float
+) -> float:
+    """Mean Dice of whole tumour, core and enhancing tumour; 1 where a region is rightly found to be absent.
+
+    Parameters
+    ----------
+    segmenter : callable
+        A :class:`segmentation.inference.TumourSegmenter`.
+    cases : sequence of DrawnCase
+        To measure on.
+    min_component_ml : float
+        Smaller isolated pieces are dropped.
+    """
     scores = []
     for case in cases:
         found = segmenter(case.images, min_component_ml=min_component_ml).labels
@@ -99,11 +116,13 @@ def fine_tuned(
     dice = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
     optimiser = torch.optim.AdamW(student.parameters(), lr=plan.learning_rate, weight_decay=1e-5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
-    inputs = [_inputs(description, case) for case in cases]
+    inputs = [network_inputs(description, case) for case in cases]
     best, kept = float("-inf"), copy.deepcopy(student.state_dict())
     for epoch in range(1, plan.epochs + 1):
         for number in torch.randperm(4 * len(cases), generator=generator).tolist():
-            images, labels = _patch(inputs[number % len(cases)], cases[number % len(cases)].labels, generator)
+            images, labels = _patch(
+                inputs[number % len(cases)], cases[number % len(cases)].labels, plan.patch, generator
+            )
             logits = student(images)
             loss = dice(logits[:, :4], labels)
             if description.brain_output:
@@ -125,18 +144,19 @@ def fine_tuned(
     return student.eval()
 
 
-def _inputs(description: ModelDescription, case: DrawnCase) -> Tensor:
+def network_inputs(description: ModelDescription, case: DrawnCase) -> Tensor:
     """(C, I, J, K) in the order and units of the network; a contrast that the case lacks is zero."""
     empty = torch.zeros(case.labels.shape)
     channels = [
-        normalise(case.images[role]) if role in case.images else empty for role in description.input_roles
+        normalise(case.images[role], case.region) if role in case.images else empty
+        for role in description.input_roles
     ]
     return torch.stack(channels)
 
 
-def _patch(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _patch(inputs: Tensor, labels: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One changed patch (1, C, p, p, p) and its labels (1, 1, p, p, p); three of four hold tumour."""
-    size = [min(_PATCH, n // GRID_MULTIPLE * GRID_MULTIPLE) for n in labels.shape]
+    size = [min(side, n // GRID_MULTIPLE * GRID_MULTIPLE) for n in labels.shape]
 
     def draw(below: int) -> int:
         return int(torch.randint(max(below, 1), (1,), generator=generator))

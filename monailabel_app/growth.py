@@ -89,15 +89,15 @@ class Growth:
         Raises
         ------
         Refusal
-            If the application would predict nothing from these visits either, or ``app.yaml`` lists treatments,
-            which are not modelled here.
+            If the application would predict nothing from these visits either, or ``app.yaml`` lists treatments:
+            they belong to one patient, and nobody says to which.
         ImagingError, ModelError, TwinError
             If images, model or visits cannot be used.
         """
         if self._server.configuration.growth.has_treatments:
             raise Refusal(
-                "app.yaml lists treatments, which the growth tasks of this server do not model; run the application "
-                "for a forecast under treatment."
+                "app.yaml lists treatments, which are those of one patient, while this server has many; run the "
+                "application for a forecast under treatment."
             )
         chosen = siblings(examination, self._server.configuration.rules)[:visits]
         model = self._server.models.segmenter.description.sha256

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,7 +93,7 @@ class OncoTwinLabel(MONAILabelApp):
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Train a model, in the subprocess that MONAI Label started for it."""
-        self._require_subprocess()
+        self._begin_subprocess()
         task = self._trainers.get(request.get("model"))
         if task is None:
             raise Refusal(f"There is no trainer {request.get('model')!r} here.", status=404)
@@ -100,17 +103,18 @@ class OncoTwinLabel(MONAILabelApp):
 
     def scoring(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Score cases, in the subprocess that MONAI Label started for it."""
-        self._require_subprocess()
+        self._begin_subprocess()
         method = self._scoring_methods.get(request.get("method"))
         if method is None:
             raise Refusal(f"There is no scoring method {request.get('method')!r} here.", status=404)
         done: dict[str, Any] = method({}, self._datastore)
         return done
 
-    def _require_subprocess(self) -> None:
-        """In the server itself this would keep everybody waiting."""
+    def _begin_subprocess(self) -> None:
+        """In the server itself long work would keep everybody waiting; beside it, it must not outlive the server."""
         if self._server_mode:
             raise Refusal("Training and scoring run beside the server; leave out run_sync.")
+        exit_with_parent()
 
     def init_strategies(self) -> dict[str, Any]:
         opened, models = self.server.opened, self.server.models
@@ -176,6 +180,18 @@ class OncoTwinLabel(MONAILabelApp):
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Nothing beyond what saving has done."""
+
+
+def exit_with_parent() -> None:
+    """End this process when the server that started it has gone, even if it was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def build_server(configuration: Configuration) -> Server:

@@ -16,7 +16,6 @@ from monailabel_app.growth import Growth
 from monailabel_app.refusal import DATA_ERRORS, Refusal
 from monailabel_app.studies import Examination
 from monailabel_app.tasks import Server
-from monailabel_app.training_task import exit_with_parent
 from monailabel_app.twin_tasks import disagreement
 from monailabel_app.upstream import Datastore, ScoringMethod
 from segmentation.inference import TumourSegmenter
@@ -92,7 +91,6 @@ class CaseScoring(ScoringMethod):
         self._score = score
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        exit_with_parent()
         model = self._server.models.identity.sha256
         done, without = 0, 0
         for key in datastore.get_unlabeled_images():

@@ -53,9 +53,9 @@ def drawn_cases(server: Server, examinations: Sequence[Examination], spacing_mm:
         drawn = server.cases.drawing(examination)
         assert drawn is not None, "only examinations with a drawing come here"
         labels = drawn.labels.resampled(grid, interpolation="nearest").array
-        cases.append(
-            DrawnCase({str(role): image for role, image in images.items()}, torch.from_numpy(labels))
-        )
+        named = {str(role): image for role, image in images.items()}
+        region = server.models.segmenter.normalisation_region(named)
+        cases.append(DrawnCase(named, torch.from_numpy(labels), region))
     return cases
 
 

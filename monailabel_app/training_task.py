@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +56,6 @@ class FineTuningTask(TrainTask):
         Refusal
             If there are fewer than two drawings or the model's form cannot be trained here.
         """
-        exit_with_parent()
         epochs = request.get("epochs", Plan.epochs)
         if not isinstance(epochs, int) or not 1 <= epochs <= _MOST_EPOCHS:
             raise Refusal(f"epochs must be a whole number from 1 to {_MOST_EPOCHS}.")
@@ -125,18 +121,6 @@ def train(server: Server, plan: Plan) -> dict[str, Any]:
     server.models.use(final)
     log.info("published %s: validation Dice %.3f, before %.3f", final.name, after, before)
     return {"published": True, "bundle": final.name, "dice": round(after, 4), **measured}
-
-
-def exit_with_parent() -> None:
-    """End this process when the server that started it has gone, even if it was killed."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _stored(server: Server, bundle: Path, network: nn.Module, measured: Mapping[str, Any]) -> Path:

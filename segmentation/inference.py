@@ -179,10 +179,9 @@ class TumourSegmenter:
         region = None if brain_mask is None else brain_mask.bool()
         inputs, box = self._inputs(images, region, shape)
         total = self._sum_of_answers(inputs, ways[:1])
-        if region is None and self.brain_first and self.description.normalisation == "head":
-            brain = self._brain(total, box, shape)
-            if brain is not None and brain.any() and not _is_stripped(images.values(), brain):
-                region = brain
+        if region is None:
+            region = self._second_region(images, total, box, shape)
+            if region is not None:
                 inputs, box = self._inputs(images, region, shape)
                 total = self._sum_of_answers(inputs, ways[:1])
         outputs = (total + self._sum_of_answers(inputs, ways[1:])) / len(ways)
@@ -200,6 +199,39 @@ class TumourSegmenter:
         uncertainty = mean_entropy(entropy, kept)
         reasons = out_of_family(self.description, uncertainty, found, bool(kept.any()))
         return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, reasons)
+
+    def normalisation_region(self, images: Mapping[str, Tensor]) -> Tensor | None:
+        """Where a call without a brain mask normalises the intensities in the end.
+
+        Parameters
+        ----------
+        images
+            As for a call.
+
+        Returns
+        -------
+        Tensor or None
+            bool (I, J, K), the brain that a first answer finds; None: the whole head.
+
+        Raises
+        ------
+        ModelError, ValueError
+            As for a call.
+        """
+        shape = self._check(images, None)
+        inputs, box = self._inputs(images, None, shape)
+        return self._second_region(images, self._sum_of_answers(inputs, _ways(1)), box, shape)
+
+    def _second_region(
+        self, images: Mapping[str, Tensor], first: Tensor, box: Box, shape: tuple[int, int, int]
+    ) -> Tensor | None:
+        """The brain in a first answer, where the intensities are to be normalised in it; else None."""
+        if not self.brain_first or self.description.normalisation != "head":
+            return None
+        brain = self._brain(first, box, shape)
+        if brain is None or not brain.any() or _is_stripped(images.values(), brain):
+            return None
+        return brain
 
     def _brain(self, outputs: Tensor, box: Box, shape: tuple[int, int, int]) -> Tensor | None:
         """The brain that activated outputs show, bool (I, J, K); None for a model without that output."""

@@ -14,7 +14,7 @@ import torch
 from fastapi import HTTPException
 
 from monailabel_app.configuration import read_configuration
-from monailabel_app.fine_tuning import DrawnCase, Plan, fine_tuned, mean_dice
+from monailabel_app.fine_tuning import DrawnCase, Plan, fine_tuned, mean_dice, network_inputs
 from monailabel_app.main import build_server
 from monailabel_app.tasks import Server
 from monailabel_app.training_cases import split
@@ -115,6 +115,24 @@ def test_a_model_with_region_outputs_is_refused(configure: Callable[..., Server]
             train(server, Plan(epochs=1))
     finally:
         metadata.write_text(json.dumps(content))
+
+
+def test_a_case_is_learned_from_with_the_intensities_that_inference_sees(
+    configure: Callable[..., Server],
+) -> None:
+    """Bright skull around a dark brain: over the head, the brain would not have mean 0 and spread 1."""
+    description, _ = load_bundle(configure().models.bundle)
+    image = torch.randn(24, 24, 24, generator=torch.Generator().manual_seed(0)) + 100
+    brain = torch.zeros(24, 24, 24, dtype=torch.bool)
+    brain[6:18, 6:18, 6:18] = True
+    image[~brain] += 400
+    labels = torch.zeros(24, 24, 24, dtype=torch.uint8)
+    seen = [
+        network_inputs(description, DrawnCase({"t1ce": image}, labels, region))[1][brain]
+        for region in (brain, None)
+    ]
+    assert abs(float(seen[0].mean())) < 0.1 and float(seen[0].std()) == pytest.approx(1, abs=0.2)
+    assert float(seen[1].std()) < 0.1
 
 
 def test_fine_tuning_leaves_the_network_it_began_with(configure: Callable[..., Server]) -> None:

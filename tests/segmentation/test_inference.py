@@ -253,6 +253,9 @@ def test_intensities_are_normalised_inside_the_brain_found(images: Images) -> No
     first = abs(float(seen[0][0, 1, 12:28, :36, :30][ball].mean()))
     second = abs(float(seen[1][0, 1, 4:20, :36, :30][ball].mean()))
     assert second < 0.1 < 0.3 < first
+    region = segmenter.normalisation_region(bright)
+    assert region is not None and region[12:28].any() and not region[:12].any() and not region[28:].any()
+    assert torch.equal(segmenter(bright, brain_mask=region).labels, segmenter(bright).labels)
 
 
 def test_images_stripped_of_their_skull_are_not_normalised_again(images: Images) -> None:
@@ -263,8 +266,10 @@ def test_images_stripped_of_their_skull_are_not_normalised_again(images: Images)
         return torch.full((1, 5, *x.shape[2:]), 9.0)
 
     description = _description(brain_output=True, normalisation="head")
-    TumourSegmenter(description, Fixed(logits), torch.device("cpu"), variants=1)(images)
+    segmenter = TumourSegmenter(description, Fixed(logits), torch.device("cpu"), variants=1)
+    segmenter(images)
     assert len(calls) == 1
+    assert segmenter.normalisation_region(images) is None
 
 
 def test_small_components_leave_the_probabilities_too(images: Images) -> None:
