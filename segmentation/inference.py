@@ -229,8 +229,11 @@ class TumourSegmenter:
         self, probabilities: Tensor, found: Tensor, inputs: Tensor, region: Tensor, box: Box, minimum: float
     ) -> tuple[Tensor, tuple[str, ...]]:
         """Labels by the patient's own intensities, and why to doubt them (changes `probabilities`)."""
-        whole, present = (slice(None), *box), inputs[inputs.flatten(1).any(1)]
-        refined = refine(probabilities[whole], present, region[box], self.description.spacing_mm)
+        whole, given = (slice(None), *box), inputs.flatten(1).any(1)
+        roles = [r for r, there in zip(self.description.input_roles, given.tolist(), strict=True) if there]
+        dark = [channel for channel, role in enumerate(roles) if role != "t2"]
+        spacing = self.description.spacing_mm
+        refined = refine(probabilities[whole], inputs[given], region[box], spacing, dark)
         probabilities[whole] = refined.probabilities
         unlike = torch.zeros_like(region)
         unlike[box] = refined.unlike

@@ -10,6 +10,7 @@ ventricles, which the healthy mixture explains, is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from segmentation.mixture import Array, fit_mixture, log_normal, log_sum, moment
 _NCR, _ED, _ET = 1, 2, 3
 _SAMPLE = 6000
 _RARE = 0.02
+_FLUID = 0.1  # fluid is darker than this share of healthy voxels
+_BESIDE_MM = 4.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def refine(
     images: Tensor,
     brain: Tensor,
     spacing_mm: float,
+    dark_in_fluid: Sequence[int],
     settings: PatientModelSettings | None = None,
 ) -> Refined:
     """Class probabilities after the patient's own intensities were heard.
@@ -103,13 +107,15 @@ def refine(
         bool (I, J, K).
     spacing_mm
         Voxel size, isotropic.
+    dark_in_fluid
+        Channels in which fluid is dark: T1, T1CE and FLAIR of those given.
 
     """
     how = settings or PatientModelSettings()
     found = (probabilities.argmax(0) > 0) & brain
     inside = brain.numpy()
     distance = ndimage.distance_transform_edt(~found.numpy()) * spacing_mm
-    healthy = _healthy_values(images, inside, distance, how) if found.any() else None
+    healthy = _healthy_values(images, inside, distance, dark_in_fluid, how) if found.any() else None
     if healthy is None:
         return Refined(probabilities, torch.ones_like(brain))
     zone = inside & (distance < how.reach_mm)
@@ -131,14 +137,27 @@ def refine(
 
 
 def _healthy_values(
-    images: Tensor, brain: np.ndarray, distance: np.ndarray, how: PatientModelSettings
+    images: Tensor,
+    brain: np.ndarray,
+    distance: np.ndarray,
+    dark_in_fluid: Sequence[int],
+    how: PatientModelSettings,
 ) -> Array | None:
-    """Values (N, C) of tissue away from the network's tumour, nearer to it where little is far from it."""
+    """Values (N, C) of tissue away from the network's tumour, nearer to it where little is far from it.
+
+    Fluid is learnt at any distance: far away it lies in sulci and is mixed with cortex, and a ventricle beside the
+    tumour would be unlike all that is healthy.
+    """
     for least_mm in (how.healthy_mm, how.healthy_mm / 3, how.healthy_mm / 10):
         away = brain & (distance > least_mm)
         if away.sum() > 0.15 * brain.sum():
             values = images.numpy()[:, away].T.astype(np.float64)
-            return values[:: max(1, len(values) // _SAMPLE)]
+            values = values[:: max(1, len(values) // _SAMPLE)]
+            near = images.numpy()[:, brain & ~away & (distance > _BESIDE_MM)].T.astype(np.float64)
+            dark = list(dark_in_fluid)
+            fluid = (near[:, dark] < np.quantile(values[:, dark], _FLUID, axis=0)).all(axis=1)
+            step = max(1, int(fluid.sum()) * 10 // _SAMPLE)
+            return np.concatenate([values, near[fluid][::step]])
     return None
 
 

@@ -80,7 +80,7 @@ def test_what_the_network_missed_is_found(head: tuple[Tensor, Tensor, np.ndarray
     truth = truth * brain.numpy()
     seen = truth * _ball((40, 34, 26), 7)
     seen[(truth == 1) & (np.arange(SHAPE[2]) < 26)] = 2
-    refined = refine(_answer(seen), _with_tumour(images, truth), brain, 2.0)
+    refined = refine(_answer(seen), _with_tumour(images, truth), brain, 2.0, (0, 1))
     labels = refined.probabilities.argmax(0).numpy()
     assert _dice(seen > 0, truth > 0) < 0.8
     assert _dice(labels > 0, truth > 0) > 0.95
@@ -100,7 +100,7 @@ def test_healthy_tissue_called_tumour_is_left_out(
     for only_healthy in (False, True):
         seen = np.zeros_like(called) if only_healthy else called.copy()
         seen[ventricle], seen[piece] = 1, 2
-        refined = refine(_answer(seen), _with_tumour(images, called * (not only_healthy)), brain, 2.0)
+        refined = refine(_answer(seen), _with_tumour(images, called * (not only_healthy)), brain, 2.0, (0, 1))
         labels = refined.probabilities.argmax(0).to(torch.uint8)
         parts = drop_parts_not_found(labels, torch.from_numpy(seen > 0))
         kept = drop_healthy_parts(parts, refined.unlike, 0.45).numpy()
@@ -112,13 +112,13 @@ def test_healthy_tissue_called_tumour_is_left_out(
 def test_no_tumour_stays_no_tumour(head: tuple[Tensor, Tensor, np.ndarray]) -> None:
     images, brain, _ = head
     nothing = _answer(np.zeros(SHAPE, np.int64))
-    assert torch.equal(refine(nothing, images, brain, 2.0).probabilities, nothing)
+    assert torch.equal(refine(nothing, images, brain, 2.0, (0, 1)).probabilities, nothing)
 
 
 def test_a_brain_full_of_tumour_is_left_to_the_network(head: tuple[Tensor, Tensor, np.ndarray]) -> None:
     images, brain, _ = head
     everything = _answer(np.where(brain.numpy(), 2, 0))
-    refined = refine(everything, images, brain, 2.0)
+    refined = refine(everything, images, brain, 2.0, (0, 1))
     assert torch.equal(refined.probabilities, everything) and bool(refined.unlike.all())
 
 
@@ -128,8 +128,8 @@ def test_units_of_the_images_do_not_matter(
     images, brain, _ = head
     truth = truth * brain.numpy()
     answer, ill = _answer(truth * _ball((40, 34, 26), 7)), _with_tumour(images, truth)
-    one = refine(answer, ill, brain, 2.0).probabilities.argmax(0)
-    other = refine(answer, 0.5 * ill + 1, brain, 2.0).probabilities.argmax(0)
+    one = refine(answer, ill, brain, 2.0, (0, 1)).probabilities.argmax(0)
+    other = refine(answer, 0.5 * ill + 1, brain, 2.0, (0, 1)).probabilities.argmax(0)
     assert (one != other).float().mean() < 1e-3
 
 
