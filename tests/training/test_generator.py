@@ -144,7 +144,7 @@ def test_scanner_faults_can_be_seen_but_keep_the_level(kind: str, seed: int) -> 
     spoiled = spoil(np.random.default_rng(seed), kind, image)
     assert spoiled.shape == image.shape and bool(torch.isfinite(spoiled).all())
     imaged = torch.from_numpy(ndimage.binary_dilation((white > 0.05).numpy()))
-    assert 0.007 < float((spoiled - image).abs()[imaged].mean()) < 0.3
+    assert 0.005 < float((spoiled - image).abs()[imaged].mean()) < 0.3
     assert float(spoiled[imaged].mean()) == pytest.approx(float(image[imaged].mean()), rel=0.02)
 
 
