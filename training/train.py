@@ -139,13 +139,11 @@ class Trainer:
         self.preset, self.pool, self.out, self.total_steps = preset, pool, out, steps
         self.refiner = refiner
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Channels-last is faster (7.8 s against 9.5 s a step at 96^3 on one core with AVX2), but for a CPU with AMX,
-        # where the plain order is (1.28 s against 1.45 s on two).
-        self.bfloat16 = has_native_bfloat16(self.device)
-        plain = self.device.type == "cpu" and self.bfloat16
-        self.order = torch.contiguous_format if plain else torch.channels_last_3d
+        # Channels-last is faster on GPUs; on a CPU with AMX the plain order is (1.28 s against 1.45 s a step at 96^3).
+        self.order = torch.channels_last_3d if self.device.type == "cuda" else torch.contiguous_format
         self.stopping = False
         self.team = Team()
+        self.bfloat16 = has_native_bfloat16(self.device)
         self.network = build_network().to(self.device, memory_format=self.order)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
