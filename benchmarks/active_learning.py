@@ -178,8 +178,8 @@ def make_site(folder: Path, models: Path, protocol: Protocol) -> Site:
         images, grid = server.cases.network_inputs(server.studies.examination(key), spacing)
         drawn = torch.from_numpy(labels.resampled(grid, interpolation="nearest").array)
         named = {str(role): image for role, image in images.items()}
-        region = server.models.segmenter.normalisation_region(named)
-        cases[key] = around_tumour(DrawnCase(named, drawn, region))
+        seen, region = server.models.segmenter.prepared(named)
+        cases[key] = around_tumour(DrawnCase(dict(seen), drawn, region))
     scores = Scores(folder / "scores.json")
     methods = scoring_methods(server, Growth(server), scores)
     for name in STRATEGIES[1:]:

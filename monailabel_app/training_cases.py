@@ -54,8 +54,8 @@ def drawn_cases(server: Server, examinations: Sequence[Examination], spacing_mm:
         assert drawn is not None, "only examinations with a drawing come here"
         labels = drawn.labels.resampled(grid, interpolation="nearest").array
         named = {str(role): image for role, image in images.items()}
-        region = server.models.segmenter.normalisation_region(named)
-        cases.append(DrawnCase(named, torch.from_numpy(labels), region))
+        seen, region = server.models.segmenter.prepared(named)
+        cases.append(DrawnCase(dict(seen), torch.from_numpy(labels), region))
     return cases
 
 

@@ -76,6 +76,12 @@ class ModelDescription:
         Mean entropy that 95 of 100 cases of the model's own family stay below; None: not known.
     brain_volume_ml
         Range of the brain's volume in the model's family, mL; None: not known.
+    patient_model
+        Whether coil fields are divided out and the answer is refined by the patient's own intensities
+        (`segmentation.coil_field`, `segmentation.patient_model`).
+    unlikeness
+        Shares of a tumour's voxels that are unlike the patient's healthy tissue: a part below the first is left out,
+        a tumour below the second is doubtful; None: not known.
     """
 
     name: str
@@ -91,6 +97,8 @@ class ModelDescription:
     brain_output: bool = False
     largest_uncertainty: float | None = None
     brain_volume_ml: tuple[float, float] | None = None
+    patient_model: bool = False
+    unlikeness: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.input_roles) != sorted(set(self.input_roles)) or not set(self.input_roles) <= set(
@@ -204,6 +212,8 @@ def _describe(bundle: Path, metadata: Mapping[str, Any], sha256: str) -> ModelDe
         brain_output=bool(ours.get("brain_output", False)),
         largest_uncertainty=family.get("largest_uncertainty"),
         brain_volume_ml=tuple(family["brain_volume_ml"]) if "brain_volume_ml" in family else None,
+        patient_model=bool(ours.get("patient_model", False)),
+        unlikeness=tuple(family["unlikeness"]) if "unlikeness" in family else None,
     )
 
 

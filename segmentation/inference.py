@@ -14,10 +14,16 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from segmentation.bundle import ModelDescription, load_bundle
+from segmentation.coil_field import without_coil_field
 from segmentation.errors import ModelError
+from segmentation.patient_model import refine
 from segmentation.postprocess import (
+    drop_healthy_parts,
+    drop_open_fluid,
+    drop_parts_not_found,
     drop_small_components,
     entropy_map,
+    healthy_looking,
     interpret,
     largest_component,
     mean_entropy,
@@ -34,6 +40,7 @@ BOX_MARGIN = 4  # voxels kept around the head
 _BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 _WINDOW = 96
 _VARIANTS = (1, 2, 8)
+_SLIGHT_FIELD = 0.04  # standard deviation of a coil field's logarithm that is not worth another answer
 _STRIPPED = 0.7  # share of brain above which images count as stripped; it is less than half of a head
 
 Box = tuple[slice, slice, slice]
@@ -179,11 +186,11 @@ class TumourSegmenter:
         region = None if brain_mask is None else brain_mask.bool()
         inputs, box = self._inputs(images, region, shape)
         total = self._sum_of_answers(inputs, ways[:1])
-        if region is None:
-            region = self._second_region(images, total, box, shape)
-            if region is not None:
-                inputs, box = self._inputs(images, region, shape)
-                total = self._sum_of_answers(inputs, ways[:1])
+        second = self._second_look(images, total, region, box, shape)
+        if second is not None:
+            images, region = second
+            inputs, box = self._inputs(images, region, shape)
+            total = self._sum_of_answers(inputs, ways[:1])
         outputs = (total + self._sum_of_answers(inputs, ways[1:])) / len(ways)
         found = self._brain(outputs, box, shape)
         if region is None and found is not None and found.any():
@@ -193,15 +200,51 @@ class TumourSegmenter:
             set_background(probabilities, ~region)
             labels[~region] = 0
         minimum = min_component_ml * 1000 / self.description.spacing_mm**3
-        kept = drop_small_components(labels, minimum)
+        kept, doubts = drop_small_components(labels, minimum), ()
         set_background(probabilities, (labels > 0) & (kept == 0))
+        if self.description.patient_model and region is not None:
+            kept, doubts = self._refine(probabilities, kept, inputs, region, box, minimum)
         entropy = entropy_map(probabilities)
         uncertainty = mean_entropy(entropy, kept)
         reasons = out_of_family(self.description, uncertainty, found, bool(kept.any()))
-        return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, reasons)
+        return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, doubts + reasons)
 
-    def normalisation_region(self, images: Mapping[str, Tensor]) -> Tensor | None:
-        """Where a call without a brain mask normalises the intensities in the end.
+    def _evenly_bright(
+        self, images: Mapping[str, Tensor], brain: Tensor, outputs: Tensor, box: Box
+    ) -> tuple[Mapping[str, Tensor], bool]:
+        """Images without the coil's field in the brain, and True; or as they are, and False, if it is slight."""
+        background = torch.ones(brain.shape)
+        background[box] = interpret(outputs, self.description)[0][0]
+        known = {role: images[role].float() for role in self.description.input_roles if role in images}
+        even, sizes = without_coil_field(known, brain, brain & ~_around(background < 0.7))
+        uneven = max(sizes.values()) > _SLIGHT_FIELD
+        return (even, True) if uneven else (images, False)
+
+    def _refine(
+        self, probabilities: Tensor, found: Tensor, inputs: Tensor, region: Tensor, box: Box, minimum: float
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Labels by the patient's own intensities, and why to doubt them (changes `probabilities`)."""
+        whole, given = (slice(None), *box), inputs.flatten(1).any(1)
+        roles = [r for r, there in zip(self.description.input_roles, given.tolist(), strict=True) if there]
+        dark = [channel for channel, role in enumerate(roles) if role != "t2"]
+        spacing = self.description.spacing_mm
+        refined = refine(probabilities[whole], inputs[given], region[box], spacing, dark)
+        probabilities[whole] = refined.probabilities
+        unlike = torch.zeros_like(region)
+        unlike[box] = refined.unlike
+        labels = probabilities.argmax(0).to(torch.uint8)
+        parts = drop_small_components(drop_parts_not_found(labels, found > 0), minimum)
+        limits, kept = self.description.unlikeness, parts
+        if limits is not None:
+            closed = drop_open_fluid(parts, unlike, limits[0])
+            kept = drop_small_components(drop_healthy_parts(closed, unlike, limits[0]), minimum)
+        set_background(probabilities, (labels > 0) & (kept == 0))
+        left_out = int(((found > 0) & (parts > 0) & (kept == 0)).sum())
+        left_out_ml = left_out * self.description.spacing_mm**3 / 1000
+        return kept, healthy_looking(self.description, kept, unlike, left_out_ml)
+
+    def prepared(self, images: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor | None]:
+        """Images as a call without a brain mask sees them in the end, and where it normalises their intensities.
 
         Parameters
         ----------
@@ -210,8 +253,9 @@ class TumourSegmenter:
 
         Returns
         -------
-        Tensor or None
-            bool (I, J, K), the brain that a first answer finds; None: the whole head.
+        mapping, Tensor or None
+            The images, without the coil's field where the model asks for that; bool (I, J, K), the brain that a first
+            answer finds, or None: the whole head.
 
         Raises
         ------
@@ -220,18 +264,26 @@ class TumourSegmenter:
         """
         shape = self._check(images, None)
         inputs, box = self._inputs(images, None, shape)
-        return self._second_region(images, self._sum_of_answers(inputs, _ways(1)), box, shape)
+        second = self._second_look(images, self._sum_of_answers(inputs, _ways(1)), None, box, shape)
+        return (images, None) if second is None else second
 
-    def _second_region(
-        self, images: Mapping[str, Tensor], first: Tensor, box: Box, shape: tuple[int, int, int]
-    ) -> Tensor | None:
-        """The brain in a first answer, where the intensities are to be normalised in it; else None."""
-        if not self.brain_first or self.description.normalisation != "head":
+    def _second_look(
+        self,
+        images: Mapping[str, Tensor],
+        first: Tensor,
+        region: Tensor | None,
+        box: Box,
+        shape: tuple[int, int, int],
+    ) -> tuple[Mapping[str, Tensor], Tensor] | None:
+        """Images and brain of another answer after the ``first``; None where that would see the same."""
+        brain = self._brain(first, box, shape) if region is None else region
+        if self.description.normalisation != "head" or brain is None or not brain.any():
             return None
-        brain = self._brain(first, box, shape)
-        if brain is None or not brain.any() or _is_stripped(images.values(), brain):
-            return None
-        return brain
+        again = region is None and self.brain_first and not _is_stripped(images.values(), brain)
+        if self.description.patient_model:
+            images, uneven = self._evenly_bright(images, brain, first, box)
+            again = again or uneven
+        return (images, brain) if again else None
 
     def _brain(self, outputs: Tensor, box: Box, shape: tuple[int, int, int]) -> Tensor | None:
         """The brain that activated outputs show, bool (I, J, K); None for a model without that output."""
@@ -309,6 +361,11 @@ class TumourSegmenter:
         if self.description.head == "regions":
             return outputs.sigmoid()
         return torch.cat([outputs[:, :4].softmax(1), outputs[:, 4:].sigmoid()], dim=1)
+
+
+def _around(mask: Tensor) -> Tensor:
+    """A bool mask (I, J, K) and two voxels around it."""
+    return functional.max_pool3d(mask.float()[None], 5, stride=1, padding=2)[0] > 0
 
 
 def _is_stripped(images: Iterable[Tensor], brain: Tensor) -> bool:

@@ -12,6 +12,8 @@ from torch import Tensor
 from segmentation.bundle import ModelDescription
 
 _NEIGHBOURS = np.ones((3, 3, 3))
+_NCR = 1
+_ENCLOSED = 0.6  # least share of the voxels around necrosis that are tumour
 _BACKGROUND = (1.0, 0.0, 0.0, 0.0)
 
 
@@ -54,6 +56,59 @@ def drop_small_components(labels: Tensor, minimum_voxels: float) -> Tensor:
     return labels * torch.from_numpy(kept[parts])
 
 
+def drop_parts_not_found(labels: Tensor, found: Tensor) -> Tensor:
+    """Labels without connected parts (26 neighbours) of the whole tumour that hold no voxel of bool `found`."""
+    parts, count = ndimage.label(labels.numpy() > 0, structure=_NEIGHBOURS)
+    kept = np.zeros(count + 1, dtype=bool)
+    kept[np.unique(parts[found.numpy()])] = True
+    kept[0] = False
+    return labels * torch.from_numpy(kept[parts])
+
+
+def drop_healthy_parts(labels: Tensor, unlike: Tensor, least: float) -> Tensor:
+    """Labels without connected parts (26 neighbours) that look like healthy tissue.
+
+    Parameters
+    ----------
+    labels
+        uint8 (I, J, K).
+    unlike
+        bool (I, J, K): voxels unlike the patient's healthy tissue.
+    least
+        Share of a part's voxels that must be unlike healthy tissue for the part to stay.
+    """
+    parts, count = ndimage.label(labels.numpy() > 0, structure=_NEIGHBOURS)
+    if count == 0:
+        return labels
+    share = np.bincount(parts.ravel(), weights=unlike.numpy().ravel()) / np.bincount(parts.ravel())
+    kept = share >= least
+    kept[0] = False
+    return labels * torch.from_numpy(kept[parts])
+
+
+def drop_open_fluid(labels: Tensor, unlike: Tensor, least: float) -> Tensor:
+    """Labels without NCR that looks like healthy tissue and lies open: fluid of ventricles and sulci.
+
+    Necrosis can look like fluid, but tumour encloses it; of the voxels around a ventricle few are tumour.
+
+    Parameters
+    ----------
+    labels, unlike, least
+        As in `drop_healthy_parts`, for connected parts of NCR.
+    """
+    necrosis = labels.numpy() == _NCR
+    parts, _ = ndimage.label(necrosis, structure=_NEIGHBOURS)
+    kept = labels.clone()
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        wider = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+        part = parts[wider] == number
+        around = ndimage.binary_dilation(part) & ~part
+        enclosed = (labels[wider].numpy()[around] > 0).mean()
+        if unlike[wider].numpy()[part].mean() < least and enclosed < _ENCLOSED:
+            kept[wider][torch.from_numpy(part)] = 0
+    return kept
+
+
 def set_background(probabilities: Tensor, where: Tensor) -> None:
     """Make voxels certain background (changes `probabilities`, (4, I, J, K); `where` is bool (I, J, K))."""
     probabilities[:, where] = torch.tensor(_BACKGROUND)[:, None]
@@ -90,4 +145,33 @@ def out_of_family(
                 f"The network finds a brain of {volume:.0f} mL, outside the {low:.0f} to {high:.0f} mL it knows: "
                 f"part of the brain is missing, or the images are of another kind."
             )
+    return tuple(reasons)
+
+
+def healthy_looking(
+    description: ModelDescription, labels: Tensor, unlike: Tensor, left_out_ml: float
+) -> tuple[str, ...]:
+    """One sentence for what was left out as healthy, and one for a tumour that looks much like healthy tissue.
+
+    Parameters
+    ----------
+    labels
+        uint8 (I, J, K): what is called tumour.
+    unlike
+        bool (I, J, K): voxels unlike the patient's healthy tissue.
+    left_out_ml
+        Volume that the network called tumour and that was left out, mL.
+    """
+    reasons = []
+    if left_out_ml > 0:
+        reasons.append(
+            f"{left_out_ml:.1f} mL that the network called tumour have the intensities of this patient's healthy "
+            f"tissue and were left out: look at the images there."
+        )
+    share = float(unlike[labels > 0].float().mean()) if bool((labels > 0).any()) else 1.0
+    if description.unlikeness is not None and share < description.unlikeness[1]:
+        reasons.append(
+            f"Only {100 * share:.0f} % of what is called tumour have intensities that this patient's healthy tissue "
+            f"has not: there may be no tumour, or one that hardly shows."
+        )
     return tuple(reasons)

@@ -107,10 +107,14 @@ def sample_at(maps: Tensor, positions: Tensor) -> Tensor:
 
 
 def _ventricle_change(rng: np.random.Generator, positions: Tensor) -> Tensor:
-    """Displacement that widens or narrows the middle of the brain (larger ventricles, atrophy), voxels."""
-    strength = rng.uniform(-0.35, 0.1)
-    weight = torch.exp(-(positions**2).sum(0) / (2 * 13.0**2))
-    return positions * weight * strength
+    """Displacement that widens or narrows the middle of the brain (larger ventricles, atrophy), voxels.
+
+    Its centre lies off the middle: the ventricle beside an old lesion or a cavity is the wider one.
+    """
+    strength = rng.uniform(-0.5, 0.1)
+    centre = torch.tensor([rng.normal(0, 3), 0, 0], dtype=torch.float32).view(3, 1, 1, 1)
+    weight = torch.exp(-((positions - centre) ** 2).sum(0) / (2 * 13.0**2))
+    return (positions - centre) * weight * strength
 
 
 def random_head(rng: np.random.Generator, shape: Shape = HEAD_SHAPE) -> Head:

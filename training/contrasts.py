@@ -31,6 +31,7 @@ from training.tumours import ED, ET, NCR, Diseased
 ROLES = ("t1", "t1ce", "t2", "flair")
 _OUTER = 12
 _CSF, _GREY, _WHITE = range(3)
+_FLAIR = ROLES.index("flair")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Contrast:
         float (4, 7, 3): factors on the signal of three random parts of each of CSF, grey, white and labels 0 to 3.
     white_matter_change
         float (4,): signal of the white-matter change of the old.
+    inflow
+        Signal that moving fluid, which the inversion pulse has not met, adds to dark CSF in FLAIR; 0 in most heads.
     spoiled
         (kind, channel) of at most one scanner fault: "gibbs", "spikes" or "motion"; ("", 0) for none.
     stripped
@@ -64,6 +67,7 @@ class Contrast:
     tumour_texture: float
     clusters: np.ndarray
     white_matter_change: np.ndarray
+    inflow: float
     spoiled: tuple[str, int]
     bias: np.ndarray
     noise: np.ndarray
@@ -85,7 +89,8 @@ def ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     grey = white * rng.uniform(0.6, 0.97)
     csf = grey * rng.uniform(0.15, 0.7)
     tissue[0] = csf, grey, white
-    tumour[0, NCR] = rng.uniform(csf, grey)
+    # Necrosis holds protein and debris: its T1 is shorter than that of CSF, which only a cyst comes near.
+    tumour[0, NCR] = rng.uniform(csf + 0.1 * (grey - csf), grey)
     tumour[0, ED] = rng.uniform(csf + 0.4 * (grey - csf), grey * 1.02)
     tumour[0, ET] = rng.uniform(csf + 0.5 * (grey - csf), white)
     if rng.random() < 0.12:  # blood products
@@ -108,8 +113,8 @@ def ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     grey = white * rng.uniform(1.02, 1.4)
     csf = white * rng.uniform(0.05, 0.65)
     tissue[3] = csf, grey, white
-    tumour[3, ED] = grey * rng.uniform(1.15, 2.0)
-    tumour[3, NCR] = rng.uniform(csf, tumour[3, ED])
+    tumour[3, ED] = grey * rng.uniform(1.08, 2.2)
+    tumour[3, NCR] = rng.uniform(csf + 0.1 * (tumour[3, ED] - csf), tumour[3, ED])
     tumour[3, ET] = rng.uniform(0.9 * grey, 1.15 * tumour[3, ED])
     return tissue, tumour
 
@@ -167,6 +172,7 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
             rng.normal(0, 1, (4, 7, 3)) * np.r_[[0.06] * 3, [0.15] * 4].reshape(7, 1) * rng.random()
         ),
         white_matter_change=change * scale[:, 0],
+        inflow=float(scale[3, 0] * tissue[3, _GREY] * rng.uniform(0.3, 1.5) * (rng.random() < 0.3)),
         spoiled=(
             str(rng.choice(["", "gibbs", "spikes", "motion"], p=[0.8, 0.1, 0.03, 0.07])),
             int(rng.integers(4)),
@@ -181,7 +187,7 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
         stripped=stripped,
         strip_vessels=bool(rng.random() < 0.5),
         strip_errors=bool(rng.random() < 0.15),
-        brain_statistics=bool(not stripped and rng.random() < 0.3),
+        brain_statistics=bool(not stripped and rng.random() < 0.75),
     )
 
 
@@ -234,6 +240,10 @@ def render(rng: np.random.Generator, contrast: Contrast, case: Diseased) -> Tens
     shares = torch.cat([tissue, tissue * (part > 0), tissue * (part > 1)])
     images = torch.einsum("rc,cijk->rijk", _tensor(np.concatenate(np.moveaxis(steps, 2, 0), axis=1)), shares)
     images += functional.embedding(outer.long(), _tensor(contrast.outer.T)).movedim(-1, 0) * (1 - fraction)
+    if contrast.inflow > 0:
+        moving = (2 * smooth_noise(rng, shape, 9)[0] - 1).clamp(0, 1)
+        fluid = tissue[0] + (outer == OUTER_CSF) * (1 - fraction)
+        images[_FLAIR] += contrast.inflow * moving * fluid
     aged = torch.where(labels == 0, case.oedema, 0.0)
     images += aged * (_tensor(contrast.white_matter_change).view(4, 1, 1, 1) - images)
     inside = labels > 0

@@ -46,7 +46,7 @@ class Example:
     brain: Tensor
 
 
-def grow_case(seed: int, *, healthy_rate: float = 0.1) -> Diseased:
+def grow_case(seed: int, *, healthy_rate: float = 0.2) -> Diseased:
     """The case that belongs to a seed, without tumour in a share `healthy_rate` of the seeds."""
     rng = np.random.default_rng([seed, 1])
     return add_tumours(rng, random_head(rng), healthy_rate=healthy_rate)
@@ -167,7 +167,7 @@ def draw_example(
         corner = _corner(rng, array[4], fine)
         array = array[(slice(None), *(slice(c, c + s) for c, s in zip(corner, fine, strict=True)))]
     else:
-        array = array[(slice(None), *_head_box(array, contrast.stripped))]
+        array = array[(slice(None), *_head_box(array, contrast.stripped or contrast.brain_statistics))]
     case = _unpack(array)
     if size is not None and fine != size:
         case = _coarsened(case, size)
@@ -225,7 +225,7 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         """How often a case is drawn: large tumours, which teach most, more often than small ones."""
         if path not in self._weights:
             millilitres = int(np.count_nonzero(np.load(path, mmap_mode="r")[4])) * SPACING_MM**3 / 1000
-            self._weights[path] = 0.2 + min(millilitres, 40.0) / 20 if millilitres > 0 else 0.5
+            self._weights[path] = 0.2 + min(millilitres, 40.0) / 20 if millilitres > 0 else 1.0
         return self._weights[path]
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -82,6 +82,14 @@ PRESETS = {
         cases=400,
         minutes=90,
     ),
+    # On from a bundle's weights, on one core. Patches of several sizes beside whole heads, so that the group
+    # normalisation learns to answer alike whatever the size of what it is given.
+    "tune": Preset(
+        stages=(Stage(1.0, ((64, 1), (None, 1), (80, 1), (None, 1), (48, 2))),),
+        cases=160,
+        minutes=90,
+        learning_rate=3e-4,
+    ),
     "gpu": Preset(
         stages=(Stage(0.5, ((96, 8),)), Stage(1.0, ((96, 8), (None, 4)))), cases=2000, minutes=25, workers=8
     ),
@@ -324,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_together(options.processes, _train, replace(preset, workers=0), pool, options)
     else:
         if not torch.cuda.is_available():
-            torch.set_num_threads(min(2, os.cpu_count() or 1))
+            torch.set_num_threads(min(2, torch.get_num_threads()))
         _train(preset, pool, options)
     return 0
 

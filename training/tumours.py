@@ -67,7 +67,7 @@ def _regions(rng: np.random.Generator, growth: Growth, tissue: Tensor) -> tuple[
     if rng.random() < 0.07:  # no enhancement at all
         labels[solid] = NCR
     weight = ((fluid - edge) / rng.uniform(0.05, 0.4)).clamp(0, 1)
-    floor = rng.uniform(0.4, 1.0)
+    floor = rng.uniform(0.25, 1.0)  # infiltrated margins are faint
     return labels, torch.where(oedema, floor + (1 - floor) * weight, 0.0)
 
 
@@ -109,7 +109,7 @@ def _box(centre: Tensor, shape: Shape) -> tuple[slice, ...]:
     return tuple(slice(start, start + BOX) for start in low)
 
 
-def add_tumours(rng: np.random.Generator, head: Head, *, healthy_rate: float = 0.1) -> Diseased:
+def add_tumours(rng: np.random.Generator, head: Head, *, healthy_rate: float = 0.2) -> Diseased:
     """Grow 0 to 3 foci in a head; none with probability `healthy_rate`."""
     shape: Shape = tuple(head.outer.shape)  # type: ignore[assignment]
     labels = torch.zeros(shape, dtype=torch.uint8)

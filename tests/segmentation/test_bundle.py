@@ -129,3 +129,12 @@ def test_metadata_that_is_not_json(public_bundle: Path) -> None:
     (public_bundle / "configs" / "metadata.json").write_text("{")
     with pytest.raises(ModelError, match="not valid JSON"):
         load_bundle(public_bundle)
+
+
+def test_patient_model_is_for_bundles_that_ask_for_it(
+    public_bundle: Path, make_labels_bundle: Callable[..., Path]
+) -> None:
+    public, _ = load_bundle(public_bundle)
+    assert not public.patient_model and public.unlikeness is None
+    ours, _ = load_bundle(make_labels_bundle(patient_model=True, family={"unlikeness": [0.4, 0.7]}))
+    assert ours.patient_model and ours.unlikeness == (0.4, 0.7)

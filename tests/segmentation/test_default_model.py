@@ -146,3 +146,20 @@ def test_the_brain_it_finds_is_the_brain(
     millilitres = float(answer.brain_mask.sum()) * 8e-3
     assert 900 < millilitres < 2400
     assert float((answer.brain_mask & (truth > 0)).sum()) > 0.95 * float((truth > 0).sum())
+
+
+def test_the_case_is_of_the_family_its_metadata_states(
+    segmenter: TumourSegmenter, answer: SegmentationResult
+) -> None:
+    """The limits belong to these weights: a head like those they were measured on stays within, and not by far."""
+    limit = segmenter.description.largest_uncertainty
+    assert limit is not None and segmenter.description.unlikeness is not None
+    assert answer.out_of_family == ()
+    assert 0.3 * limit < answer.uncertainty < limit
+
+
+def test_a_head_without_tumour_is_recognised_or_doubted(segmenter: TumourSegmenter) -> None:
+    case = grow_case(9_100_050, healthy_rate=1.0)
+    rng = np.random.default_rng(12)
+    result = segmenter(dict(zip(ROLES, render(rng, random_contrast(rng), case), strict=True)))
+    assert not result.labels.any() or result.out_of_family

@@ -253,7 +253,7 @@ def test_intensities_are_normalised_inside_the_brain_found(images: Images) -> No
     first = abs(float(seen[0][0, 1, 12:28, :36, :30][ball].mean()))
     second = abs(float(seen[1][0, 1, 4:20, :36, :30][ball].mean()))
     assert second < 0.1 < 0.3 < first
-    region = segmenter.normalisation_region(bright)
+    _, region = segmenter.prepared(bright)
     assert region is not None and region[12:28].any() and not region[:12].any() and not region[28:].any()
     assert torch.equal(segmenter(bright, brain_mask=region).labels, segmenter(bright).labels)
 
@@ -269,7 +269,7 @@ def test_images_stripped_of_their_skull_are_not_normalised_again(images: Images)
     segmenter = TumourSegmenter(description, Fixed(logits), torch.device("cpu"), variants=1)
     segmenter(images)
     assert len(calls) == 1
-    assert segmenter.normalisation_region(images) is None
+    assert segmenter.prepared(images)[1] is None
 
 
 def test_small_components_leave_the_probabilities_too(images: Images) -> None:
@@ -313,6 +313,83 @@ def test_cases_out_of_family_are_told(images: Images) -> None:
         images
     )
     assert known.out_of_family == ()
+
+
+def _ellipsoid(shape: tuple[int, int, int]) -> Tensor:
+    """Squared distance from the middle, 1 where the axes leave the grid."""
+    return sum(g**2 for g in torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij"))
+
+
+class _CallsBright(nn.Module):
+    """Calls FLAIR above a level oedema, and an ellipsoid on a grid of 48 x 56 x 44 brain; nothing else is known.
+
+    Parameters
+    ----------
+    side
+        Calls nothing oedema but in the quarter of both sides where the second axis ends.
+    """
+
+    def __init__(self, side: bool = False) -> None:
+        super().__init__()
+        self.first = 42 if side else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        brain = nn.functional.pad(18.0 * (_ellipsoid((48, 56, 44)) < 0.9), (0, 4)).expand(x[:, 3].shape) - 9
+        oedema = 8 * (x[:, 3] - 2)
+        oedema[:, :, : self.first] = -9
+        none = torch.full_like(oedema, -9.0)
+        return torch.stack([torch.zeros_like(oedema), none, oedema, none, brain], 1)
+
+
+def _shaded_head(tumour: bool) -> tuple[Images, Tensor]:
+    """A stripped head under a coil field, one end of which is as bright as oedema; and where oedema is."""
+    generator = torch.Generator().manual_seed(5)
+    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in (48, 56, 44)), indexing="ij")
+    brain = _ellipsoid((48, 56, 44)) < 0.9
+    white = torch.nn.functional.avg_pool3d(torch.randn(1, 48, 56, 44, generator=generator), 5, 1, 2)[0] > 0
+    ill = ((x - 0.4) ** 2 + y**2 + z**2 < 0.06) & tumour
+    images = {}
+    for role, levels in (("t1ce", (2.0, 3.0, 1.5)), ("flair", (2.0, 1.6, 3.6))):
+        signal = torch.where(ill, levels[2], torch.where(white, levels[1], levels[0]))
+        field = torch.exp(-0.35 * y) if role == "flair" else torch.ones_like(y)
+        noise = 0.08 * torch.randn(48, 56, 44, generator=generator)
+        images[role] = torch.where(brain, signal * field + noise, 0.0)
+    return images, ill
+
+
+@pytest.mark.parametrize("tumour", [True, False])
+def test_patient_model_is_switched_by_the_bundle_and_refuses_a_coil_field(tumour: bool) -> None:
+    images, ill = _shaded_head(tumour)
+    about = {"normalisation": "head", "brain_output": True, "unlikeness": (0.45, 0.75)}
+    off, on = (
+        TumourSegmenter(_description(**about, patient_model=switch), _CallsBright(), torch.device("cpu"))
+        for switch in (False, True)
+    )
+    plain, modelled = off(images), on(images)
+    false = (plain.labels > 0) & ~ill
+    assert int(false.sum()) > 200, "the field must mislead the network alone for this test to tell"
+    # Where the network sees tumour the field is not learnt, only continued: without a tumour some is left.
+    assert int(((modelled.labels > 0) & ~ill).sum()) < (0.1 if tumour else 0.5) * int(false.sum())
+    if tumour:
+        assert float((modelled.labels[ill] > 0).float().mean()) > 0.9
+    assert torch.equal(modelled.probabilities.argmax(0) > 0, modelled.labels > 0)
+    assert torch.allclose(modelled.probabilities.sum(0), torch.ones(48, 56, 44), atol=1e-4)
+
+
+def test_what_was_left_out_as_healthy_is_told() -> None:
+    """No field: the network calls bright patches oedema, but at one place only of all where they are."""
+    generator = torch.Generator().manual_seed(6)
+    brain = _ellipsoid((48, 56, 44)) < 0.9
+    lump = torch.nn.functional.avg_pool3d(torch.randn(1, 48, 56, 44, generator=generator), 7, 1, 3)[0] > 0.07
+    images = {
+        role: torch.where(brain, 2 + 0.6 * lump + 0.05 * torch.randn(48, 56, 44, generator=generator), 0.0)
+        for role in ("t1ce", "flair")
+    }
+    about = {"normalisation": "head", "brain_output": True, "patient_model": True, "unlikeness": (0.45, 0.75)}
+    segmenter = TumourSegmenter(_description(**about), _CallsBright(side=True), torch.device("cpu"))
+    result = segmenter(images)
+    assert not result.labels.any()
+    assert any("left out" in reason for reason in result.out_of_family)
 
 
 def test_uncertainty_map_has_the_grid_of_the_images(

@@ -49,15 +49,15 @@ def test_tumours_lie_in_the_brain_and_core_lies_in_them() -> None:
 
 
 def test_rate_of_heads_without_tumour() -> None:
-    """With rate 1 never, with rate 0 always, at the default one head in ten."""
+    """With rate 1 none has a tumour; by default one head in five has none."""
     brain = torch.zeros(64, 64, 64, dtype=torch.bool)
     brain[8:56, 8:56, 8:56] = True
     head = Head(torch.zeros(3, 64, 64, 64), torch.zeros(64, 64, 64, dtype=torch.uint8), brain)
     head.tissue[2][brain] = 1
     assert not add_tumours(np.random.default_rng(0), head, healthy_rate=1.0).labels.any()
     first_draws = [np.random.default_rng([seed, 1]).random() for seed in range(50)]
-    healthy = next(seed for seed, draw in enumerate(first_draws) if draw < 0.1)
-    ill = next(seed for seed, draw in enumerate(first_draws) if draw > 0.1)
+    healthy = next(seed for seed, draw in enumerate(first_draws) if 0.1 < draw < 0.2)
+    ill = next(seed for seed, draw in enumerate(first_draws) if draw > 0.2)
     assert not add_tumours(np.random.default_rng([healthy, 1]), head).labels.any()
     assert add_tumours(np.random.default_rng([ill, 1]), head).labels.any()
 
@@ -144,7 +144,7 @@ def test_scanner_faults_can_be_seen_but_keep_the_level(kind: str, seed: int) -> 
     spoiled = spoil(np.random.default_rng(seed), kind, image)
     assert spoiled.shape == image.shape and bool(torch.isfinite(spoiled).all())
     imaged = torch.from_numpy(ndimage.binary_dilation((white > 0.05).numpy()))
-    assert 0.007 < float((spoiled - image).abs()[imaged].mean()) < 0.3
+    assert 0.005 < float((spoiled - image).abs()[imaged].mean()) < 0.3
     assert float(spoiled[imaged].mean()) == pytest.approx(float(image[imaged].mean()), rel=0.02)
 
 
