@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.validation import cohort_run, report, summary, trial
-from benchmarks.validation.cohort import draw
+from benchmarks.validation.cohort import PRIORS, draw
 from benchmarks.validation.cohort_run import Plan
 from benchmarks.validation.scenarios import SCENARIOS
 from twin import CalibrationSettings, TwinError, calibrate, forecast
@@ -113,8 +113,9 @@ def test_patients_are_drawn_from_the_priors_and_noise_is_shared_by_scenarios(poo
             for n in range(400)
         ]
     )
-    assert np.exp(logs.mean(0)) == pytest.approx([0.1, 0.03], rel=0.12)
-    assert logs.std(0) == pytest.approx([0.9, 0.6], rel=0.1)
+    laws = PRIORS.diffusivity, PRIORS.proliferation
+    assert np.exp(logs.mean(0)) == pytest.approx([law.median for law in laws], rel=0.06)
+    assert logs.std(0) == pytest.approx([law.sigma_log for law in laws], rel=0.1)
     patient = draw(1, SEED)
     told, hidden = (
         trial.build(SCENARIOS[name], patient, SEED, pool, SPACING)
