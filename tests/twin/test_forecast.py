@@ -20,7 +20,7 @@ from twin import (
 )
 from twin.conformal import Conformal, shipped, stretched
 from twin.coordinates import Coordinates
-from twin.draws import draws_of, jitter_fields
+from twin.draws import draws_of, grain_fields, jitter_fields
 from twin.ensemble import Starts, in_order
 from twin.observation import density_from_masks, mask_density
 from twin.prediction import Future
@@ -230,3 +230,20 @@ def test_a_forecast_starts_from_the_front_that_radiotherapy_left(maps, visits, c
     assert errors[0] < 0.06 and errors[0] < 0.5 * errors[1], errors
     untreated = replace(known, therapies=())
     assert Future.prepare(untreated, maps, seen, draws_of(known), 30.0).past.front(0) is None
+
+
+def test_draws_from_a_measured_density_carry_its_noise(maps, visits, calibration):
+    generator = torch.Generator().manual_seed(1)
+    last = visits[-1]
+    noisy = (0.5 + 0.1 * torch.randn(last.core.shape, generator=generator)).clamp(0.0, 1.0)
+    seen = [visits[0], replace(last, cellularity=torch.where(last.whole, noisy, math.nan))]
+    draws, shift = draws_of(calibration), calibration.posterior.coordinates.shift(1)
+    future = Future.prepare(calibration, maps, seen, draws, 10.0)
+    drawn = future.starts.density(0, draws[0].position, shift)
+    as_measured = Starts(future.scene, jitter_fields(future.scene, QUICK)).density(
+        0, draws[0].position, shift
+    )
+    measured = torch.isfinite(future.scene.cellularity[0]) & future.scene.operator.domain
+    assert float((drawn - as_measured)[measured].std()) == pytest.approx(0.1, rel=0.25)
+    assert torch.equal(drawn[~measured], as_measured[~measured])
+    assert grain_fields(scene_of(maps, visits), QUICK) == []
