@@ -96,7 +96,7 @@ def calibrate(
     found, posterior, used_mm = made.found, made.posterior, made.used.tissue.spacing_mm
     if made.refinement != UNREFINED:
         warnings = (
-            f"The front of {made.narrow_mm:.1f} mm (square root of diffusivity over proliferation) is narrower than a "
+            f"The front of {made.narrow_mm:.2f} mm (square root of diffusivity over proliferation) is narrower than a "
             f"voxel: growth was computed on voxels of {max(used_mm):.2g} mm.",
             *warnings,
         )
@@ -178,10 +178,15 @@ def _fitted(given: Problem, scene: Scene, unknown: Posterior, hopeless: bool, re
         done, share = done + share, share / 4.0
         likelihood, position = found.fine.likelihood, found.fine.minimum.position
         acceptable, verdict, fits = judge(likelihood.scene, used.visits, likelihood.known, position)
-        posterior = _posterior(found, unknown) if acceptable else unknown
+        posterior = unknown
+        finer, narrower = factors, narrow
+        if acceptable:
+            finer, narrower = _needed(given, settings, factors, position, narrow)
+            if finer == factors:  # else the draws would be thrown away
+                posterior = _posterior(found, unknown)
+                finer, narrower = _needed(given, settings, factors, posterior.mean, narrow)
         report("calibration", done)
-        finer, narrower = _needed(given, settings, factors, posterior.mean, narrow)
-        if finer == factors or not acceptable:
+        if finer == factors:
             return _Fitted(found, used, posterior, acceptable, verdict, fits, factors, narrow)
         factors, narrow, begun = finer, narrower, found.end
 
@@ -297,6 +302,6 @@ def _resolution_warning(posterior: Posterior, spacing_mm: tuple[float, float, fl
     if coarsest <= width:
         return ()
     return (
-        f"The voxel of {coarsest:.1f} mm is wider than the front of {width:.1f} mm (square root of diffusivity over "
+        f"The voxel of {coarsest:.2f} mm is wider than the front of {width:.2f} mm (square root of diffusivity over "
         "proliferation): simulated fronts run too fast.",
     )

@@ -52,13 +52,17 @@ def effective_samples(
     index = tuple(slice(int(a), int(b) + 1) for a, b in zip(filled.amin(0), filled.amax(0), strict=True))
     inside = band[index].cpu().numpy().astype(np.float32)
     field = residual[index].cpu().numpy().astype(np.float32) * inside
-    shape = [next_fast_len(2 * n - 1, real=True) for n in inside.shape]
-    pairs = irfftn(np.abs(rfftn(inside, shape, workers=2)) ** 2, shape, workers=2).round()
-    products = irfftn(np.abs(rfftn(field, shape, workers=2)) ** 2, shape, workers=2)
-    lags = [np.minimum(np.arange(n), n - np.arange(n)) * h for n, h in zip(shape, spacing_mm, strict=True)]
-    distance = np.sqrt(
-        lags[0][:, None, None] ** 2 + lags[1][None, :, None] ** 2 + lags[2][None, None, :] ** 2
+    # lags that count, and just enough zeros that the others do not wrap around into them
+    most = [int(min(longest_mm / h + 1.0, n - 1)) for n, h in zip(inside.shape, spacing_mm, strict=True)]
+    shape = [next_fast_len(n + lag, real=True) for n, lag in zip(inside.shape, most, strict=True)]
+    lags = [np.arange(-lag, lag + 1) for lag in most]
+    pairs, products = (
+        irfftn(np.abs(rfftn(part, shape, workers=2)) ** 2, shape, workers=2)[np.ix_(*lags)]
+        for part in (inside, field)
     )
+    pairs = pairs.round()
+    x, y, z = np.ix_(*(lag * h for lag, h in zip(lags, spacing_mm, strict=True)))
+    distance = np.sqrt(x**2 + y**2 + z**2)
     shell = (distance / min(spacing_mm) + 0.5).astype(np.int32)
     count = np.bincount(shell.ravel(), pairs.ravel())
     product = np.bincount(shell.ravel(), products.ravel())
@@ -87,6 +91,11 @@ def informative_band(model: Tensor, target: Tensor) -> Tensor:
     return (
         ((model > low) & (model < high)) | ((target > low) & (target < high)) | ((model - target).abs() > 0.3)
     )
+
+
+def robust_sd(errors: Vector) -> float:
+    """Standard deviation of the normal law around zero whose absolute values have the median of those of ``errors``."""
+    return 1.4826 * float(np.median(np.abs(errors)))
 
 
 def sum_squares(residual: Tensor) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twin.coordinates import Vector
-from twin.correlation import LONGEST, effective_samples
+from twin.correlation import LONGEST, effective_samples, robust_sd
 from twin.scene import Scene
 from twin.wave import wave_profile
 
@@ -21,8 +21,6 @@ LEAST_NOISE_MM = 0.3
 """Displacements are never believed to be smaller than this, mm."""
 _HUBER = 1.345
 """Displacements of so many standard deviations count in full, larger ones less: 95 % as efficient for a normal law."""
-_TO_SD = 1.4826
-"""Standard deviation of a normal law over its median absolute deviation."""
 _LEAST_GRADIENT = 0.02
 """Steepness of the place on the wave below which a density shows no front, 1/mm."""
 
@@ -218,7 +216,7 @@ def displacement(
     ones = np.ones(surface.share.size)
     plain = Displacement(visit, scene.coordinates.shift(visit), mask, threshold, surface, ones)
     residual = plain.rows(density) + position[plain.first_shift + mask]
-    sd = max(_TO_SD * float(np.median(np.abs(residual))), LEAST_NOISE_MM)
+    sd = max(robust_sd(residual), LEAST_NOISE_MM)
     trust = np.minimum(1.0, _HUBER * sd / np.maximum(np.abs(residual), 1e-9))
     effective = _effective(
         scene, surface, residual.clip(-_HUBER * sd, _HUBER * sd), _patch_mm(scene, visit, mask)

@@ -11,14 +11,13 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 
 from twin.coordinates import LOG_VELOCITY, LOG_WIDTH
+from twin.correlation import robust_sd
 from twin.priors import Priors
 from twin.results import Calibration, Vector
 from twin.scene import Scene, boundary_sd_mm
 from twin.settings import CalibrationSettings
 
 _TAIL_WIDTHS = 8.0
-_TO_SD = 1.4826
-"""Standard deviation of a normal law over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -142,5 +141,5 @@ def noise_sd(measured: Tensor) -> float:
             before, here, after = (measured.narrow(axis, start, length - 2) for start in range(3))
             found.append((here - (before + after) / 2).reshape(-1))
     away = torch.cat(found) if found else measured.new_zeros(0)
-    away = away[torch.isfinite(away)].abs()
-    return float(away.median()) * _TO_SD / math.sqrt(1.5) if away.numel() else 0.0
+    away = away[torch.isfinite(away)]
+    return robust_sd(away.numpy()) / math.sqrt(1.5) if away.numel() else 0.0

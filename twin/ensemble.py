@@ -19,6 +19,7 @@ from twin.observation import BoundaryDistances, mask_density
 from twin.results import Vector
 from twin.scene import Scene, starting_width
 from twin.solver import march
+from twin.stepping import INFERENCE
 from twin.wave import WaveProfile, wave_profile
 
 _TRACE = 1e-6
@@ -135,7 +136,7 @@ def _grown(
     model, settings = scene.model, scene.settings
     counts, kept = np.zeros((2, len(days)), dtype=np.int64), list[tuple[Box, Tensor] | None]()
     parameters = draw.parameters(model.parameters)
-    states = march(model, parameters, start[None, None], days, start_day=start_day)
+    states = march(model, parameters, start[None, None], days, start_day=start_day, accuracy=INFERENCE)
     for index, (day, state) in enumerate(zip(days, states, strict=True)):
         box = Box.of(state.fields[0, 0] > _VISIBLE)
         if box is not None:

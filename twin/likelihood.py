@@ -12,6 +12,7 @@ from twin.least_squares import Linearisation
 from twin.normal_equations import gram
 from twin.scene import Scene, starting_width
 from twin.solver import TANGENT_DIFFUSIVITY, TANGENT_PROLIFERATION, trajectory
+from twin.stepping import INFERENCE
 from twin.targets import Asked, misfit
 
 
@@ -42,7 +43,8 @@ def _growing(scene: Scene, position: Vector, tangents: bool) -> Iterator[Tensor]
     values = scene.coordinates.physical(position)
     parameters = {name: torch.tensor([float(value)], dtype=torch.float64) for name, value in values.items()}
     days = [distance.day for distance in scene.distances]
-    for state in trajectory(scene.model, parameters, initial, days, start_day=days[0]):
+    states = trajectory(scene.model, parameters, initial, days, start_day=days[0], accuracy=INFERENCE)
+    for state in states:
         yield state[0]
 
 

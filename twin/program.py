@@ -11,7 +11,7 @@ from torch import Tensor
 from twin.backends import Reaction
 from twin.coordinates import Vector
 from twin.model import ReactionDiffusion
-from twin.stepping import StepPlan, plan, scheme
+from twin.stepping import PRECISE, Accuracy, StepPlan, plan, scheme
 from twin.treatment import Therapy
 
 
@@ -70,6 +70,8 @@ class Program:
         Days of the whole trajectory.
     max_step : float
         Upper bound of the step, days.
+    accuracy : Accuracy
+        How large steps may be.
     """
 
     model: ReactionDiffusion
@@ -77,6 +79,7 @@ class Program:
     fields: int
     horizon: float
     max_step: float
+    accuracy: Accuracy = PRECISE
 
     def between(self, start: float, stop: float, *, positive: bool = False) -> Iterator[Operation]:
         """Operations from ``start`` to ``stop``, with every moment of a therapy in [start, stop).
@@ -119,8 +122,16 @@ class Program:
         diffusivity, rate = (float(value) for value in self.values[:, :2].amax(dim=0))
         if self.model.local_growth is not None:
             rate *= float(self.model.local_growth.max())
-        row_sum = self.model.operator.row_sum
-        return plan(interval, diffusivity, rate, row_sum, self.horizon, self.max_step, positive=positive)
+        return plan(
+            interval,
+            diffusivity,
+            rate,
+            self.model.operator.row_sum,
+            self.horizon,
+            self.max_step,
+            accuracy=self.accuracy,
+            positive=positive,
+        )
 
     def _reactions(self, days: Vector, lengths: Vector, opens: Vector) -> Tensor:
         """Tables (S + 1, B, 2 + F) of the reactions around S steps.

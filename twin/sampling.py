@@ -22,6 +22,7 @@ from twin.least_squares import Minimum
 from twin.likelihood import Likelihood
 from twin.response import Response, Sight, terms
 from twin.solver import trajectory
+from twin.stepping import INFERENCE
 from twin.targets import Asked, rows, shift_rows
 
 KHAT_LIMIT = 0.7
@@ -127,7 +128,10 @@ class Marginal:
         values = scene.coordinates.physical(heads)
         parameters = {name: torch.from_numpy(value) for name, value in values.items()}
         days = [distance.day for distance in scene.distances]
-        for state in trajectory(scene.model, parameters, starts[:, None], days, start_day=days[0]):
+        states = trajectory(
+            scene.model, parameters, starts[:, None], days, start_day=days[0], accuracy=INFERENCE
+        )
+        for state in states:
             yield state[:, 0]
 
 

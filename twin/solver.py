@@ -14,6 +14,7 @@ from twin.grid import Box, bounding_box
 from twin.model import ReactionDiffusion
 from twin.operator import DiffusionOperator
 from twin.program import Multiply, Operation, Program, React, Step
+from twin.stepping import PRECISE, Accuracy
 
 TANGENT_DIFFUSIVITY, TANGENT_PROLIFERATION = 1, 2
 NEGATIVE = 1e-7
@@ -36,6 +37,7 @@ def trajectory(
     *,
     start_day: float = 0.0,
     max_step: float = math.inf,
+    accuracy: Accuracy = PRECISE,
 ) -> Iterator[Tensor]:
     """Grow a batch of tumours and yield the fields at each of ``days``.
 
@@ -63,6 +65,8 @@ def trajectory(
         Day of the initial condition.
     max_step : float, optional
         Upper bound of the step, days.
+    accuracy : Accuracy, optional
+        How large the solver's own steps may be.
 
     Yields
     ------
@@ -76,7 +80,8 @@ def trajectory(
     """
     shape = model.operator.domain.shape
     whole: Tensor | None = None
-    for grown in march(model, parameters, initial, days, start_day=start_day, max_step=max_step):
+    options = {"start_day": start_day, "max_step": max_step}
+    for grown in march(model, parameters, initial, days, accuracy=accuracy, **options):
         if grown.fields.shape[2:] == shape:
             yield grown.fields
             continue
@@ -104,6 +109,7 @@ def march(
     *,
     start_day: float = 0.0,
     max_step: float = math.inf,
+    accuracy: Accuracy = PRECISE,
 ) -> Iterator[Grown]:
     """Like :func:`trajectory`, but only where the tumour is: everything outside the boxes is zero.
 
@@ -111,7 +117,7 @@ def march(
     """
     values = checked(model, parameters, initial, days, start_day)
     last_day = days[-1] if days else start_day
-    program = Program(model, values, initial.shape[1], last_day - start_day, max_step)
+    program = Program(model, values, initial.shape[1], last_day - start_day, max_step, accuracy)
     run, now = _Run.begin(program, initial, last_day), start_day
     for day in days:
         if day > now:

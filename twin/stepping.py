@@ -13,12 +13,32 @@ from functools import lru_cache
 
 MAX_STAGES = 9
 """Most stages of one RKL2 step."""
-_REACTION = 0.2
-"""Largest proliferation times step; with the numbers below, density errors stay below 1e-4 (docs/twin.md)."""
-_LEAST_STEPS = {"heun": 14, "legendre": 24}
-"""Fewest steps of a whole trajectory: sharp initial edges are damped, not resolved, by the first ones."""
 _HEUN_REACH = 0.9
 """Share of the Euler limit that a Heun step takes; at the limit itself the sharpest waves are not damped."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How large steps may be.
+
+    Parameters
+    ----------
+    reaction : float
+        Largest proliferation times step.
+    least_heun, least_legendre : int
+        Fewest steps of a whole trajectory: sharp initial edges are damped, not resolved, by the first ones.
+    """
+
+    reaction: float
+    least_heun: int
+    least_legendre: int
+
+
+PRECISE = Accuracy(0.2, 14, 24)
+"""Relative errors of the density, in the L2 norm, stay below 1e-4 (docs/twin.md)."""
+INFERENCE = Accuracy(0.4, 10, 12)
+"""Below 3e-3 after a third of the trajectory and 2e-4 at its end, volumes there within 1e-4: far below what scans can
+show and what draws of a posterior differ by, at two thirds of the cost."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,7 @@ def plan(
     horizon: float,
     max_step: float,
     *,
+    accuracy: Accuracy = PRECISE,
     positive: bool = False,
 ) -> StepPlan:
     """Choose the cheapest stable plan that keeps the splitting error small.
@@ -53,17 +74,19 @@ def plan(
         Days of the whole trajectory that the interval is part of.
     max_step : float
         Upper bound of the step, days.
+    accuracy : Accuracy, optional
+        How large steps may be.
     positive : bool, optional
         Take Heun's method whatever it costs.
     """
     euler = 1.0 / max(diffusivity * row_sum, 1e-12)
-    wanted = min(max_step, _REACTION / max(proliferation, 1e-12))
-    heun = min(wanted, _HEUN_REACH * euler, horizon / _LEAST_STEPS["heun"])
+    wanted = min(max_step, accuracy.reaction / max(proliferation, 1e-12))
+    heun = min(wanted, _HEUN_REACH * euler, horizon / accuracy.least_heun)
     best = StepPlan(_steps(interval, heun), 2)
     cost = best.steps * (best.stages + 1.0)  # the reaction costs about as much as a stage
     for stages in range(3, 3 if positive else MAX_STAGES + 1, 2):
         reach = euler * (stages * stages + stages - 2) / 4.0
-        candidate = StepPlan(_steps(interval, min(wanted, reach, horizon / _LEAST_STEPS["legendre"])), stages)
+        candidate = StepPlan(_steps(interval, min(wanted, reach, horizon / accuracy.least_legendre)), stages)
         price = candidate.steps * (1.2 * stages + 1.0)
         if price < cost:
             best, cost = candidate, price
