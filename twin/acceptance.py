@@ -100,7 +100,9 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], fits: Sequence[Vi
         )
         for name, mask, observed, fitted in pairs:
             error = abs(fitted - observed)
-            if error > max(most * surface_mm2(mask, spacing), _MISFIT_RELATIVE * observed):
+            # what a boundary error hides altogether has no surface to be seen: a ball of that radius
+            hidden = 4.0 / 3.0 * math.pi * most**3
+            if error > max(most * surface_mm2(mask, spacing), _MISFIT_RELATIVE * observed, hidden):
                 return (
                     f"its best {name} volume on day {visit.day:g} is {fitted / 1000:.1f} mL "
                     f"where {observed / 1000:.1f} mL were segmented"

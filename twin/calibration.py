@@ -233,17 +233,14 @@ def _posterior(found: Fit, unknown: Posterior) -> Posterior:
 def _discrepancy(found: Fit) -> tuple[tuple[int, float], ...]:
     """Variances that no scan removes, by coordinate.
 
-    Model discrepancy, the grid's error of the front speed and, where the first visit shows no core, the unknown density
-    inside it.
+    Model discrepancy and the grid's error of the front speed.
     """
     scene = found.fine.likelihood.scene
     settings = scene.settings
     grid = speed_excess(scene.spacing_mm, math.exp(found.fine.minimum.position[LOG_WIDTH]))
-    hidden = settings.coreless_discrepancy if scene.distances[0].core is None else 0.0
-    common = grid**2 + hidden**2
     return (
-        (LOG_VELOCITY, settings.velocity_discrepancy**2 + common),
-        (LOG_WIDTH, settings.width_discrepancy**2 + common),
+        (LOG_VELOCITY, settings.velocity_discrepancy**2 + grid**2),
+        (LOG_WIDTH, settings.width_discrepancy**2 + grid**2),
     )
 
 

@@ -49,7 +49,7 @@ def coarsened(scene: Scene) -> Scene | None:
     )
     therapies = tuple(mapped(therapy, pooled) for therapy in scene.model.therapies)
     distances = tuple(
-        BoundaryDistances(d.day, None if d.core is None else pooled(d.core), pooled(d.whole))
+        BoundaryDistances(d.day, None if d.core is None else pooled(d.core), pooled(d.whole), d.shift_sd_mm)
         for d in scene.distances
     )
     cellularity = tuple(

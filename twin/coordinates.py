@@ -23,7 +23,8 @@ class Coordinates:
 
     First log front velocity (mm/day), log front width (mm) and log tail factor: that of the front width which masks
     are given, over that of a steady wave. Then the log parameters of the therapies. Last two shifts a visit, of core
-    and whole tumour, in mm: how far the true boundary lies outside the segmented one.
+    and whole tumour, in mm: how far the true boundary lies outside the segmented one. Where no core was segmented, the
+    core's shift says how dense the tumour is inside: see :func:`twin.observation.inner_rise`.
 
     Velocity 2 sqrt(D rho) and width sqrt(D / rho) are what two masks show almost separately; both logarithms are
     linear in log D and log rho.

@@ -198,10 +198,8 @@ def _steepness(gradient: Vector) -> Vector:
     return np.asarray(np.sqrt((gradient**2).sum(axis=0)).clip(min=_LEAST_GRADIENT))
 
 
-def displacement(
-    scene: Scene, visit: int, mask: int, density: Tensor, position: Vector
-) -> Displacement | None:
-    """The target of one mask, weighed by the displacements that ``density`` (X, Y, Z) leaves at ``position``.
+def displacement(scene: Scene, visit: int, mask: int, density: Tensor) -> Displacement | None:
+    """The target of one mask, weighed by how far the displacements that ``density`` (X, Y, Z) leaves are apart.
 
     None where the mask has no surface.
     """
@@ -215,7 +213,8 @@ def displacement(
         return None
     ones = np.ones(surface.share.size)
     plain = Displacement(visit, scene.coordinates.shift(visit), mask, threshold, surface, ones)
-    residual = plain.rows(density) + position[plain.first_shift + mask]
+    residual = plain.rows(density)
+    residual -= np.median(residual)  # what all faces have in common is a shift, not noise
     sd = max(robust_sd(residual), LEAST_NOISE_MM)
     trust = np.minimum(1.0, _HUBER * sd / np.maximum(np.abs(residual), 1e-9))
     effective = _effective(

@@ -53,7 +53,7 @@ class Starts:
         cells = scene.operator.domain.reshape(-1).nonzero()[:, 0]
         away, order = distances.whole.reshape(-1)[cells].float().sort()
         self._cells, self._away = cells[order], away
-        self._day = distances.day
+        self._day, self._shift_sd = distances.day, distances.shift_sd_mm
         measured = scene.cellularity[0]
         self._measured = None if measured is None else measured.reshape(-1)[self._cells].to(away.dtype)
         self._core = None if distances.core is None else distances.core.reshape(-1)[self._cells].float()
@@ -85,10 +85,15 @@ class Starts:
         near = slice(int(torch.searchsorted(self._away, far)) if self._measured is None else None)
         local: Tensor | float = self._jitter[number % len(self._jitter)][near] if self._jitter else 0.0
         distances = BoundaryDistances(
-            self._day, None if self._core is None else self._core[near], self._away[near]
+            self._day, None if self._core is None else self._core[near], self._away[near], self._shift_sd
         )
         values = mask_density(
-            distances, width, self._scene.settings, core + local, whole + local, profile=profile
+            distances,
+            width,
+            self._scene.settings,
+            core if self._core is None else core + local,
+            whole + local,
+            profile=profile,
         )
         if self._measured is not None:
             measured = self._measured

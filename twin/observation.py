@@ -3,12 +3,15 @@
 A core mask is where the density exceeds one threshold, a whole-tumour mask where it exceeds a lower one. Backwards,
 the density that belongs to a pair of masks is the steady travelling wave laid through both boundaries: between them
 the wave's position runs linearly with the distances to the two, inside and outside it follows the front width that
-the parameters have. Necrosis is part of the core and counts as dense tissue.
+the parameters have. Necrosis is part of the core and counts as dense tissue. Where no core was segmented, how far
+density rises inside is unknown: what would be the shift of the core's boundary says it, see :func:`inner_rise`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import ndtr
 from torch import Tensor
 
 from twin.distance import signed_distance
@@ -17,8 +20,6 @@ from twin.settings import CalibrationSettings
 from twin.wave import WaveProfile, wave_profile
 
 _LEAST_GAP_MM = 1e-6
-_COVERED = 0.8
-"""How far, between the two thresholds, the density may rise inside a tumour that shows no core."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,14 @@ class BoundaryDistances:
         float64 (X, Y, Z); None when the core mask is empty.
     whole : Tensor
         float64 (X, Y, Z).
+    shift_sd_mm : float
+        Standard deviation that shifts of the boundaries have before any scan.
     """
 
     day: float
     core: Tensor | None
     whole: Tensor
+    shift_sd_mm: float
 
     @classmethod
     def measure(
@@ -47,6 +51,7 @@ class BoundaryDistances:
         visit: TumourObservation,
         index: tuple[slice, slice, slice],
         spacing_mm: tuple[float, float, float],
+        shift_sd_mm: float,
     ) -> "BoundaryDistances":
         """Distances of a visit's masks inside the box ``index``."""
         core, whole = visit.core[index], visit.whole[index]
@@ -54,6 +59,7 @@ class BoundaryDistances:
             day=visit.day,
             core=signed_distance(core, spacing_mm) if bool(core.any()) else None,
             whole=signed_distance(whole, spacing_mm),
+            shift_sd_mm=shift_sd_mm,
         )
 
 
@@ -87,11 +93,15 @@ def density_from_masks(
     front_width_mm : float
         sqrt(diffusivity / proliferation) in the tissue around, mm.
     core_shift_mm, whole_shift_mm : float or Tensor
-        Outward displacement of the boundaries, mm; a scalar or a volume.
+        Outward displacement of the boundaries, mm; a scalar or a volume. Without a core the first is a scalar and
+        stands for the density inside.
     """
     wave = wave_profile()
     core, whole = _shifted(distances, core_shift_mm, whole_shift_mm)
-    position, inside, outside = _on_wave(wave, core, whole, front_width_mm, settings)
+    rise, by_shift = (
+        inner_rise(core_shift_mm, distances.shift_sd_mm) if core is None else (math.nan, math.nan)
+    )
+    position, inside, outside = _on_wave(wave, core, whole, front_width_mm, settings, rise)
     density, slope = wave.density_and_slope(position)
     width, nothing = front_width_mm, torch.zeros_like(whole)
     at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
@@ -99,12 +109,29 @@ def density_from_masks(
     if core is None:
         along = position - at_whole
         free = ~inside
-        return StartingDensity(density, -slope * along * free, nothing, -slope / width * free)
+        by_core = -slope * thickness * by_shift * inside
+        return StartingDensity(density, -slope * along * free, by_core, -slope / width * free)
     gap = (core - whole).clamp(min=_LEAST_GAP_MM)
     by_width = torch.where(outside, -whole / width, torch.where(inside, -core / width, nothing))
     by_core = torch.where(outside, nothing, torch.where(inside, -1.0 / width, thickness * whole / gap**2))
     by_whole = torch.where(outside, -1.0 / width, torch.where(inside, nothing, -thickness * core / gap**2))
     return StartingDensity(density, slope * by_width, slope * by_core, slope * by_whole)
+
+
+def inner_rise(core_shift_mm: Tensor | float, shift_sd_mm: float) -> tuple[float, float]:
+    """How far from the whole tumour's threshold to the core's, on the wave, density rises in a tumour without core.
+
+    A scan without core shows that it stays below the core's threshold everywhere, and nothing more: every share is as
+    probable as another. The shift of the core's boundary, which such a visit does not have, carries it, its normal law
+    taken to the uniform one.
+
+    Returns
+    -------
+    tuple of float
+        Share, 0..1, and its derivative in the shift, 1/mm.
+    """
+    away = float(core_shift_mm) / shift_sd_mm
+    return float(ndtr(away)), math.exp(-(away**2) / 2.0) / (math.sqrt(2.0 * math.pi) * shift_sd_mm)
 
 
 def mask_density(
@@ -121,7 +148,8 @@ def mask_density(
     """
     wave = profile or wave_profile()
     core, whole = _shifted(distances, core_shift_mm, whole_shift_mm)
-    return wave.density(_on_wave(wave, core, whole, front_width_mm, settings)[0])
+    rise = inner_rise(core_shift_mm, distances.shift_sd_mm)[0] if core is None else math.nan
+    return wave.density(_on_wave(wave, core, whole, front_width_mm, settings, rise)[0])
 
 
 def _shifted(
@@ -136,16 +164,24 @@ def _shifted(
 
 
 def _on_wave(
-    wave: WaveProfile, core: Tensor | None, whole: Tensor, width: float, settings: CalibrationSettings
+    wave: WaveProfile,
+    core: Tensor | None,
+    whole: Tensor,
+    width: float,
+    settings: CalibrationSettings,
+    rise: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Position on the wave, and where it no longer depends on the boundary of the whole tumour, and of the core."""
+    """Position on the wave, and where it no longer depends on the boundary of the whole tumour, and of the core.
+
+    ``rise`` is the share of :func:`inner_rise`, for a tumour without core.
+    """
     at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
     thickness = at_whole - at_core
     outside = whole >= 0.0
     if core is None:
         # without a core the density stays below the core threshold however deep the tumour
-        along = (whole / width).clamp(min=-_COVERED * thickness)
-        return at_whole + along, along <= -_COVERED * thickness, outside
+        along = (whole / width).clamp(min=-rise * thickness)
+        return at_whole + along, along <= -rise * thickness, outside
     inside = core < 0.0
     gap = (core - whole).clamp(min=_LEAST_GAP_MM)
     position = torch.where(inside, at_core + core / width, at_core + thickness * core / gap)

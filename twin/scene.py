@@ -93,10 +93,11 @@ class Scene:
         """
         tumour = torch.stack([visit.whole for visit in visits]).any(dim=0)
         box = Box.around(tumour, margin_mm, tissue.spacing_mm, tissue.limit)
+        sd = boundary_sd_mm(settings, tissue.spacing_mm)
         with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="twin-distance") as pool:
             distances = tuple(
                 pool.map(
-                    lambda visit: BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm), visits
+                    lambda visit: BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm, sd), visits
                 )
             )
         rim = (distances[0].whole > 0) & (distances[0].whole < _BAND_MM) & tissue.domain[box.slices]

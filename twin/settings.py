@@ -34,8 +34,6 @@ class CalibrationSettings:
     velocity_discrepancy, width_discrepancy : float
         Log standard deviations by which a real (or another model's) front velocity and width differ from those that
         fit best, however many voxels agree.
-    coreless_discrepancy : float
-        The same for both when the first visit shows no core, which leaves the density inside unknown.
     growth_discrepancy : float
         Log standard deviation of a change of pace between the calibrated past and the forecast.
     samples : int
@@ -71,7 +69,6 @@ class CalibrationSettings:
     boundary_correlation_mm: float = 6.0
     velocity_discrepancy: float = 0.08
     width_discrepancy: float = 0.2
-    coreless_discrepancy: float = 0.2
     growth_discrepancy: float = 0.08
     samples: int = 64
     initial_ensemble: int = 8
@@ -106,7 +103,6 @@ class CalibrationSettings:
         for name in (
             "velocity_discrepancy",
             "width_discrepancy",
-            "coreless_discrepancy",
             "growth_discrepancy",
         ):
             if getattr(self, name) < 0.0:

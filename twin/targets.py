@@ -146,7 +146,7 @@ def targets(
             continue
         exact: list[Displacement | None] = [None, None]
         if scene.cellularity[visit] is None:
-            exact = [displacement(scene, visit, mask, density, position) for mask in (0, 1)]
+            exact = [displacement(scene, visit, mask, density) for mask in (0, 1)]
         made += [target for target in exact if target is not None]
         masks = tuple(mask for mask in (0, 1) if exact[mask] is None)
         for target in _compared(scene, visit, log_width, masks):
@@ -170,10 +170,8 @@ def _compared(scene: Scene, visit: int, log_width: float, masks: Sequence[int] =
     for mask in masks:
         threshold = (settings.core_threshold, settings.whole_threshold)[mask]
         if mask == 0 and scene.distances[visit].core is None:
-            if scene.treated_before(visit):
+            if scene.treated_before(visit) or scene.distances[0].core is None:
                 made.append(_absent(scene, visit, threshold))
-                continue
-            if all(d.core is None for d in scene.distances):
                 continue
         values = soft_mask(start.density, threshold, settings)
         slope = values * (1.0 - values) / settings.threshold_width

@@ -64,7 +64,7 @@ class Scenario:
     registration_mm: float = 0.0
     own_thresholds: bool = False
     treatment: str = "none"
-    own_priors: bool = False
+    own_priors: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +74,6 @@ SCENARIOS: dict[str, Scenario] = {
         first=ASSUMED,
         later=ASSUMED,
         mismatch=False,
-        own_priors=True,
         settings=WITHOUT_DISCREPANCY,
     ),
     "exact_first": Scenario(
@@ -90,6 +89,9 @@ SCENARIOS: dict[str, Scenario] = {
         "Correlated and independent noise on all scans",
         mismatch=False,
         horizons=(30.0, 60.0, 90.0, 120.0, 150.0, 180.0),
+    ),
+    "default_priors": Scenario(
+        "The same, with the product's own wider priors", mismatch=False, own_priors=False
     ),
     "hidden_tissue": Scenario("Hidden white and grey matter (10 to 1)", told_gray=False),
     "two_species": Scenario("Two species with necrosis", truth="two_species", true_parameters=False),

@@ -74,7 +74,7 @@ def test_a_displaced_front_is_found(scene, away, mask):
     """A steady front of 4 mm whose boundary lies ``away`` mm outside the later mask's."""
     nothing = np.zeros(scene.coordinates.size)
     density = front(scene, mask, away)
-    found = displacement(scene, 1, mask, density, nothing)
+    found = displacement(scene, 1, mask, density)
     millimetres = found.rows(density) / found.root
     # minus: the residual is how far the segmented boundary lies outside the model's
     assert float(np.median(millimetres)) == pytest.approx(-away, abs=0.4)
@@ -92,7 +92,7 @@ def test_outliers_count_less(scene):
     x = torch.arange(whole.shape[0])[:, None, None].expand(whole.shape)
     centre = (whole < 0).nonzero()[:, 0].double().mean()
     density = torch.where(x > centre + 4, front(scene, 1, 12.0), density)
-    found = displacement(scene, 1, 1, density, nothing)
+    found = displacement(scene, 1, 1, density)
     trust = found.root**2
     far = np.abs(found.rows(density) / found.root) > 8.0
     assert far.any() and trust[far].max() < 0.3 and np.median(trust[~far]) > 0.8
@@ -101,7 +101,7 @@ def test_outliers_count_less(scene):
 def test_an_empty_mask_has_none(scene):
     nothing = np.zeros(scene.coordinates.size)
     bare = scene_of([TumourObservation(0.0, *balls(7, 12)), TumourObservation(60.0, *balls(0, 17))])
-    assert displacement(bare, 1, 0, torch.zeros(bare.operator.domain.shape), nothing) is None
+    assert displacement(bare, 1, 0, torch.zeros(bare.operator.domain.shape)) is None
 
 
 def test_the_likelihood_has_the_derivatives_of_its_own_cost(scene):
