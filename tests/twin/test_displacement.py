@@ -86,7 +86,6 @@ def test_a_displaced_front_is_found(scene, away, mask):
 
 
 def test_outliers_count_less(scene):
-    nothing = np.zeros(scene.coordinates.size)
     density = front(scene, 1, 0.0)
     whole = scene.distances[1].whole
     x = torch.arange(whole.shape[0])[:, None, None].expand(whole.shape)
@@ -99,7 +98,6 @@ def test_outliers_count_less(scene):
 
 
 def test_an_empty_mask_has_none(scene):
-    nothing = np.zeros(scene.coordinates.size)
     bare = scene_of([TumourObservation(0.0, *balls(7, 12)), TumourObservation(60.0, *balls(0, 17))])
     assert displacement(bare, 1, 0, torch.zeros(bare.operator.domain.shape)) is None
 
