@@ -219,28 +219,32 @@ def _posterior(found: Fit, unknown: Posterior) -> Posterior:
         standard = np.linalg.solve(coarse_root, (drawn.draws - found.coarse.minimum.position).T)
         draws, khat = mean + (np.linalg.cholesky(covariance) @ standard).T, drawn.khat
         mean, covariance = draws.mean(axis=0), np.cov(draws.T)
-    extra = np.zeros(mean.size)
-    for index, variance in _discrepancy(found):
-        room = max(unknown.covariance[index, index] - covariance[index, index], 0.0)
-        extra[index] = min(variance, room)
+    generator = np.random.default_rng(settings.seed + 1)
+    for direction, variance in _discrepancy(found):
+        room = direction @ (unknown.covariance - covariance) @ direction
+        # half of it along either of the two coordinates that the direction adds up
+        step = direction / 2.0 * math.sqrt(min(variance, max(room, 0.0)))
+        covariance = covariance + np.outer(step, step)
+        if draws is not None:
+            draws = draws + generator.standard_normal((len(draws), 1)) * step
     if draws is not None:
-        generator = np.random.default_rng(settings.seed + 1)
-        draws = draws + generator.standard_normal(draws.shape) * np.sqrt(extra)
         draws = draws[evenly(draws[:, LOG_VELOCITY])]
-    return Posterior(mean, covariance + np.diag(extra), unknown.coordinates, draws, khat)
+    return Posterior(mean, covariance, unknown.coordinates, draws, khat)
 
 
-def _discrepancy(found: Fit) -> tuple[tuple[int, float], ...]:
-    """Variances that no scan removes, by coordinate.
+def _discrepancy(found: Fit) -> tuple[tuple[Vector, float], ...]:
+    """Variances of log diffusivity and log proliferation that no scan removes, each with its direction.
 
-    Model discrepancy and the grid's error of the front speed.
+    Beside model discrepancy, fronts that the grid makes too fast are mistaken for a lower diffusivity: their speed goes
+    with its square root.
     """
     scene = found.fine.likelihood.scene
     settings = scene.settings
-    grid = speed_excess(scene.spacing_mm, math.exp(found.fine.minimum.position[LOG_WIDTH]))
+    grid = 2.0 * speed_excess(scene.spacing_mm, math.exp(found.fine.minimum.position[LOG_WIDTH]))
+    velocity, width = np.eye(scene.coordinates.size)[[LOG_VELOCITY, LOG_WIDTH]]
     return (
-        (LOG_VELOCITY, settings.velocity_discrepancy**2 + grid**2),
-        (LOG_WIDTH, settings.width_discrepancy**2 + grid**2),
+        (velocity + width, settings.diffusivity_discrepancy**2 + grid**2),
+        (velocity - width, settings.proliferation_discrepancy**2),
     )
 
 

@@ -31,9 +31,10 @@ class CalibrationSettings:
         never taken below half a voxel. The same figure is the local, correlated jitter of a starting boundary.
     boundary_correlation_mm : float
         Shortest correlation length of boundary errors, mm; a longer one seen in the residuals is used instead.
-    velocity_discrepancy, width_discrepancy : float
-        Log standard deviations by which a real (or another model's) front velocity and width differ from those that
-        fit best, however many voxels agree.
+    diffusivity_discrepancy, proliferation_discrepancy : float
+        Log standard deviations by which a real (or another model's) diffusivity and proliferation differ from those
+        that fit best, however many voxels agree. Tissue that is not as its maps say changes the first, which the
+        scans then show in velocity and width of the front together.
     growth_discrepancy : float
         Log standard deviation of a change of pace between the calibrated past and the forecast.
     samples : int
@@ -67,8 +68,8 @@ class CalibrationSettings:
     gray_matter_ratio: float = 10.0
     boundary_sd_mm: float = 0.7
     boundary_correlation_mm: float = 6.0
-    velocity_discrepancy: float = 0.08
-    width_discrepancy: float = 0.2
+    diffusivity_discrepancy: float = 0.22
+    proliferation_discrepancy: float = 0.1
     growth_discrepancy: float = 0.08
     samples: int = 64
     initial_ensemble: int = 8
@@ -101,8 +102,8 @@ class CalibrationSettings:
                 "bad_settings", f"gray_matter_ratio must be at least 1, not {self.gray_matter_ratio:g}."
             )
         for name in (
-            "velocity_discrepancy",
-            "width_discrepancy",
+            "diffusivity_discrepancy",
+            "proliferation_discrepancy",
             "growth_discrepancy",
         ):
             if getattr(self, name) < 0.0:

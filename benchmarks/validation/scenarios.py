@@ -12,8 +12,8 @@ REALISTIC = Noise(whole_mm=0.7, local_mm=0.7, length_mm=5.0, density=0.05)
 ASSUMED = Noise(whole_mm=1.0, local_mm=1.0, length_mm=6.0)
 """The twin's own law on a grid of 2 mm: no boundary is believed to be known better than half a voxel."""
 WITHOUT_DISCREPANCY = {
-    "velocity_discrepancy": 0.0,
-    "width_discrepancy": 0.0,
+    "diffusivity_discrepancy": 0.0,
+    "proliferation_discrepancy": 0.0,
     "growth_discrepancy": 0.0,
 }
 
