@@ -221,7 +221,7 @@ def _posterior(found: Fit, unknown: Posterior) -> Posterior:
         mean, covariance = draws.mean(axis=0), np.cov(draws.T)
     generator = np.random.default_rng(settings.seed + 1)
     for direction, variance in _discrepancy(found):
-        room = direction @ (unknown.covariance - covariance) @ direction
+        room = float(direction @ (unknown.covariance - covariance) @ direction)
         # half of it along either of the two coordinates that the direction adds up
         step = direction / 2.0 * math.sqrt(min(variance, max(room, 0.0)))
         covariance = covariance + np.outer(step, step)
