@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.twin.heads import WHOLE, head
-from twin import CalibrationSettings, Priors, Radiotherapy, TumourObservation
+from tests.twin.heads import CORE, WHOLE, grow, head, resample
+from twin import CalibrationSettings, Priors, Radiotherapy, TumourObservation, calibrate
 from twin.coarse import coarsened
 from twin.coordinates import LOG_VELOCITY
-from twin.fit import fit, look
+from twin.fit import MARGINS_MM, fit, look
 from twin.likelihood import grow as simulate
 from twin.results import Posterior
 from twin.scene import Scene, Tissue, boundary_sd_mm
@@ -133,3 +133,29 @@ def test_a_hopeless_case_never_reaches_the_fine_grid():
     assert found.coarse.likelihood.scene.spacing_mm == (3.0, 3.0, 3.0)
     assert found.fine.likelihood.scene is scene
     assert found.iterations <= 4
+
+
+def test_the_box_grows_until_the_tumour_does_not_reach_its_edge(monkeypatch):
+    """A diffuse tumour, whose density runs far beyond the masks that it shows."""
+    maps, _ = head(4.0)
+    visits = [
+        TumourObservation(day, u > CORE, u > WHOLE)
+        for day, u in zip(
+            (0.0, 40.0), (resample(u, 4.0) for u in grow(2.0, 0.05, [0.0, 40.0], spacing=4.0)), strict=True
+        )
+    ]
+    margins, build = [], Scene.build
+
+    def watched(tissue, seen, margin, *others, **named):
+        margins.append(margin)
+        return build(tissue, seen, margin, *others, **named)
+
+    monkeypatch.setattr(Scene, "build", watched)
+    settings = CalibrationSettings(importance_samples=0)
+    found = calibrate(maps, visits, settings=settings)
+    assert len(margins) > 1 and margins == list(MARGINS_MM[: len(margins)])
+    monkeypatch.setattr("twin.calibration.MARGINS_MM", (math.inf,))
+    monkeypatch.setattr("twin.fit.MARGINS_MM", (math.inf,))
+    unlimited = calibrate(maps, visits, settings=settings)
+    for one, other in zip(found.parameters, unlimited.parameters, strict=True):
+        assert one.estimate == pytest.approx(other.estimate, rel=0.03)

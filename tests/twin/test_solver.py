@@ -11,7 +11,7 @@ from twin import TwinError
 from twin.model import ReactionDiffusion
 from twin.operator import DiffusionOperator
 from twin.solver import trajectory
-from twin.stepping import StepPlan, plan
+from twin.stepping import INFERENCE, StepPlan, plan
 
 
 def cube(n, spacing=(1.0, 1.0, 1.0), weight=None, mask=None, **options):
@@ -250,6 +250,23 @@ def test_steps_keep_the_error_of_the_density_small(diffusivity, proliferation, d
     )
     result = last(cube(32, (2.0,) * 3), diffusivity, proliferation, start, days).double()
     assert float((result - exact).norm() / exact.norm()) < 1.2e-4
+
+
+@pytest.mark.parametrize(
+    ("diffusivity", "proliferation", "days"), [(0.1, 0.05, 90.0), (0.3, 0.03, 90.0), (0.2, 0.01, 60.0)]
+)
+def test_steps_of_the_inference_keep_volumes(diffusivity, proliferation, days):
+    """Larger steps than those of a forward solution, from a start as smooth as masks stand for."""
+    x, y, z = centres(40, 2.0)
+    distance = (x**2 + y**2 + z**2).sqrt() - 12.0
+    start = torch.sigmoid(-distance / math.sqrt(diffusivity / proliferation)).float()
+    operator = cube(40, (2.0,) * 3, dtype=torch.float64)
+    exact = last(operator, diffusivity, proliferation, start.double(), days, max_step=0.25)
+    found = last(cube(40, (2.0,) * 3), diffusivity, proliferation, start, days, accuracy=INFERENCE).double()
+    assert float((found - exact).norm() / exact.norm()) < 5e-4
+    for threshold in (0.2, 0.6):
+        volumes = [float(torch.sigmoid((u - threshold) / 0.02).sum()) for u in (found, exact)]
+        assert volumes[0] == pytest.approx(volumes[1], rel=3e-4)
 
 
 def test_what_the_front_has_not_reached_is_skipped_without_a_trace():
