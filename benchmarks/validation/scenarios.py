@@ -94,7 +94,10 @@ SCENARIOS: dict[str, Scenario] = {
         "The same, with the product's own wider priors", mismatch=False, own_priors=False
     ),
     "hidden_tissue": Scenario("Hidden white and grey matter (10 to 1)", told_gray=False),
-    "two_species": Scenario("Two species with necrosis", truth="two_species", true_parameters=False),
+    # the law of the twin's parameters is not known for another model's tumours
+    "two_species": Scenario(
+        "Two species with necrosis", truth="two_species", true_parameters=False, own_priors=False
+    ),
     "anisotropic": Scenario("Diffusion tensor (4 to 1)", truth="anisotropic"),
     "mass_effect": Scenario("Mass effect", mass_effect=0.3),
     "registration": Scenario("Registration error of 1 mm", registration_mm=1.0),
