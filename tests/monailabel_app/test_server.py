@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import uvicorn
 
 from monailabel_app.__main__ import main
 from monailabel_app.server import Application, ReadOnlyProxy, SharedToken, SizeLimit
+from tests.monailabel_app.private_network import PrivateNetwork
+from tests.monailabel_app.served import start_server
 
 
 async def behind(scope: Any, receive: Any, send: Any) -> None:
@@ -88,3 +91,23 @@ def test_settings_that_cannot_be_used_are_told_before_anything_is_served(
 ) -> None:
     assert main([*arguments, "--state", str(tmp_path / "state")]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_nothing_is_fetched_at_the_start(studies: Path, small_bundle: Path, tmp_path: Path) -> None:
+    """With empty caches, on a machine whose only way out is a proxy that listens whether it is asked."""
+    with PrivateNetwork(), socket.create_server(("127.0.0.1", 0)) as proxy:
+        way_out = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        caches = {name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME")}
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), way_out)
+        arguments = ["--studies", str(studies), "--models", str(small_bundle)]
+        server = start_server(
+            tmp_path / "log", [*arguments, "--state", str(tmp_path / "state")], {**caches, **proxies}
+        )
+        try:
+            assert "network" in requests.get(f"{server.url}/info/", timeout=60).json()["models"]
+            assert requests.get(f"{server.url}/ohif/", timeout=60).status_code == 200
+        finally:
+            server.stop()
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # no one has called
+            proxy.accept()
