@@ -15,6 +15,7 @@ _NEIGHBOURS = np.ones((3, 3, 3))
 _NCR = 1
 _ENCLOSED = 0.6  # least share of the voxels around necrosis that are tumour
 _BACKGROUND = (1.0, 0.0, 0.0, 0.0)
+_UNDECIDED = 0.4  # mean entropy of answers that stand three to one between two labels
 
 
 def interpret(outputs: Tensor, description: ModelDescription) -> tuple[Tensor, Tensor]:
@@ -136,6 +137,11 @@ def out_of_family(
         reasons.append(
             f"The network is less sure of the tumour (mean entropy {uncertainty:.2f}) than in 95 of 100 cases it "
             f"was checked on ({limit:.2f})."
+        )
+    elif tumour_found and limit is None and uncertainty > _UNDECIDED:
+        reasons.append(
+            f"The network is unsure of the tumour (mean entropy {uncertainty:.2f}, 0 sure to 1 guessing), and its "
+            f"bundle states no limit: check its contours before using any number."
         )
     if brain_mask is not None and description.brain_volume_ml is not None:
         low, high = description.brain_volume_ml

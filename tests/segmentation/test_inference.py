@@ -306,6 +306,10 @@ def test_cases_out_of_family_are_told(images: Images) -> None:
     undecided = torch.tensor([0.0, 0, 0, 0.1]).view(1, 4, 1, 1, 1)
     result = _fixed(lambda x: undecided.expand(1, 4, *x.shape[2:]), largest_uncertainty=0.5)(images)
     assert len(result.out_of_family) == 1 and "less sure" in result.out_of_family[0]
+    unstated = _fixed(lambda x: undecided.expand(1, 4, *x.shape[2:]))(images)
+    assert len(unstated.out_of_family) == 1 and "states no limit" in unstated.out_of_family[0]
+    sure = torch.tensor([0.0, 0, 0, 9]).view(1, 4, 1, 1, 1)
+    assert _fixed(lambda x: sure.expand(1, 4, *x.shape[2:]))(images).out_of_family == ()
     family = {"brain_output": True, "brain_volume_ml": (800.0, 2000.0)}
     small = _fixed(_with_brain, **family)(images)
     assert len(small.out_of_family) == 1 and "brain of" in small.out_of_family[0]
