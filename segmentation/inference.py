@@ -14,13 +14,14 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from segmentation.bundle import ModelDescription, load_bundle
-from segmentation.network_input import Box, Shape, checked_shape, network_input, second_look
+from segmentation.network_input import Box, Shape, checked_shape, network_input, second_look, shown
 from segmentation.patient_model import refine
 from segmentation.postprocess import (
     drop_healthy_parts,
     drop_open_fluid,
     drop_parts_not_found,
     drop_small_components,
+    enclosed_by_core,
     entropy_map,
     healthy_looking,
     interpret,
@@ -28,6 +29,7 @@ from segmentation.postprocess import (
     mean_entropy,
     out_of_family,
     set_background,
+    set_necrosis,
 )
 from segmentation.resources import available_bytes, has_native_bfloat16, pick_device
 
@@ -221,6 +223,7 @@ class TumourSegmenter:
             closed = drop_open_fluid(parts, unlike, limits[0])
             kept = drop_small_components(drop_healthy_parts(closed, unlike, limits[0]), minimum)
         set_background(probabilities, (labels > 0) & (kept == 0))
+        set_necrosis(probabilities, kept, enclosed_by_core(kept))
         left_out = int(((found > 0) & (parts > 0) & (kept == 0)).sum())
         left_out_ml = left_out * self.description.spacing_mm**3 / 1000
         return kept, healthy_looking(self.description, kept, unlike, left_out_ml)
@@ -273,6 +276,7 @@ class TumourSegmenter:
     @torch.inference_mode()
     def _sum_of_answers(self, inputs: Tensor, ways: Sequence[tuple[bool, int]]) -> Tensor:
         """Sum of the activated outputs (C, I, J, K) by several ways, for normalised inputs of any size."""
+        inputs = shown(self.description, inputs)
         total = torch.zeros(self.description.channels_out, *inputs.shape[1:])
         for mirrored, offset in ways:
             answer = self._at_offset(inputs.flip(1) if mirrored else inputs, offset)

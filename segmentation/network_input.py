@@ -88,6 +88,15 @@ def network_input(
     return inputs[(slice(None), *box)], box
 
 
+def shown(description: ModelDescription, channels: Tensor) -> Tensor:
+    """Channels (C, ...) as the network sees them: distrusted roles are zero if all other roles are there."""
+    distrusted = torch.tensor([role in description.distrusted_roles for role in description.input_roles])
+    given = channels.flatten(1).any(1)
+    if not bool((given | distrusted).all()):
+        return channels
+    return channels * (~distrusted).view(-1, *[1] * (channels.dim() - 1))
+
+
 def second_look(
     description: ModelDescription,
     images: Mapping[str, Tensor],

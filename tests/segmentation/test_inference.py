@@ -137,6 +137,24 @@ def test_missing_roles_are_named_and_their_channel_is_zero(images: Images) -> No
     assert not seen[0][:, [0, 2]].any() and seen[0][:, 1].any() and seen[0][:, 3].any()
 
 
+@pytest.mark.parametrize("lacking", [(), ("t1",), ("t2",), ("t1", "t2")])
+def test_distrusted_roles_are_shown_only_where_another_is_missing(
+    images: Images, lacking: tuple[str, ...]
+) -> None:
+    seen: list[Tensor] = []
+
+    def logits(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    given = {role: image for role, image in images.items() if role not in lacking}
+    result = _fixed(logits, distrusted_roles=frozenset({"t1"}))(given)
+    assert result.missing_roles == lacking
+    for x in seen:
+        filled = {role for role, channel in zip(ROLES, x[0], strict=True) if channel.any()}
+        assert filled == set(given) - ({"t1"} if "t2" in given else set())
+
+
 def test_required_role_missing(make_labels_bundle: Callable[..., Path], images: Images) -> None:
     segmenter = TumourSegmenter.load(make_labels_bundle(required_roles=["t1ce", "flair"]), device="cpu")
     with pytest.raises(ModelError, match="cannot do without FLAIR"):
