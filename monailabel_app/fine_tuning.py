@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from segmentation.bundle import ModelDescription
 from segmentation.inference import GRID_MULTIPLE, SegmentationResult
-from segmentation.network_input import shown
 from segmentation.transforms import normalise
 
 log = logging.getLogger("oncotwin.label")
@@ -146,13 +145,13 @@ def fine_tuned(
 
 
 def network_inputs(description: ModelDescription, case: DrawnCase) -> Tensor:
-    """(C, I, J, K) as inference shows them to the network; a contrast that the case lacks is zero."""
+    """(C, I, J, K) in the order and units of the network; a contrast that the case lacks is zero."""
     empty = torch.zeros(case.labels.shape)
     channels = [
         normalise(case.images[role], case.region) if role in case.images else empty
         for role in description.input_roles
     ]
-    return shown(description, torch.stack(channels))
+    return torch.stack(channels)
 
 
 def _patch(inputs: Tensor, labels: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -83,8 +83,8 @@ class ModelDescription:
         Shares of a tumour's voxels that are unlike the patient's healthy tissue: a part below the first is left out,
         a tumour below the second is doubtful; None: not known.
     distrusted_roles
-        Contrasts that the network is not shown where all its others are given, since it learnt them from simulation
-        that is unlike patients; the patient model uses them.
+        Contrasts that half of the averaged answers do without where all others are given, since the network learnt
+        them from simulation that is unlike some patients.
     """
 
     name: str

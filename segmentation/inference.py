@@ -14,7 +14,14 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from segmentation.bundle import ModelDescription, load_bundle
-from segmentation.network_input import Box, Shape, checked_shape, network_input, second_look, shown
+from segmentation.network_input import (
+    Box,
+    Shape,
+    checked_shape,
+    network_input,
+    second_look,
+    without_distrusted,
+)
 from segmentation.patient_model import refine
 from segmentation.postprocess import (
     drop_healthy_parts,
@@ -73,6 +80,15 @@ class SegmentationResult:
     out_of_family: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How to ask: images mirrored left-right, pushed by an offset in voxels, without distrusted contrasts."""
+
+    mirrored: bool
+    offset: int
+    distrustful: bool
+
+
 class TumourSegmenter:
     """A loaded model; call it with images.
 
@@ -86,7 +102,7 @@ class TumourSegmenter:
         Where it runs.
     variants
         Answers to average: 1; 2, with the images mirrored left-right, so that no side is preferred; or 8, these at
-        four places of the network's raster of 8 voxels.
+        four places of the network's raster of 8 voxels. Half of 2 or 8 do without `distrusted_roles`.
     brain_first
         Normalise intensities again inside the brain that a first answer has found, where the model finds one and the
         images hold much else: intensities of images stripped of their skull are the brain's already.
@@ -274,13 +290,13 @@ class TumourSegmenter:
         return brain
 
     @torch.inference_mode()
-    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[tuple[bool, int]]) -> Tensor:
+    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[_Way]) -> Tensor:
         """Sum of the activated outputs (C, I, J, K) by several ways, for normalised inputs of any size."""
-        inputs = shown(self.description, inputs)
         total = torch.zeros(self.description.channels_out, *inputs.shape[1:])
-        for mirrored, offset in ways:
-            answer = self._at_offset(inputs.flip(1) if mirrored else inputs, offset)
-            total += answer.flip(1) if mirrored else answer
+        for way in ways:
+            seen = without_distrusted(self.description, inputs) if way.distrustful else inputs
+            answer = self._at_offset(seen.flip(1) if way.mirrored else seen, way.offset)
+            total += answer.flip(1) if way.mirrored else answer
         return total
 
     def _at_offset(self, inputs: Tensor, offset: int) -> Tensor:
@@ -311,12 +327,11 @@ class TumourSegmenter:
         return torch.cat([outputs[:, :4].softmax(1), outputs[:, 4:].sigmoid()], dim=1)
 
 
-def _ways(variants: int) -> list[tuple[bool, int]]:
-    """(mirrored, offset in voxels) of each answer to average."""
+def _ways(variants: int) -> list[_Way]:
+    """The answers to average; the first is of the images as they are."""
+    mirrorings = (False, True) if variants > 1 else (False,)
     offsets = (0, 2, 4, 6) if variants == 8 else (0,)
-    return [
-        (mirrored, offset) for offset in offsets for mirrored in ((False, True) if variants > 1 else (False,))
-    ]
+    return [_Way(m, offset, distrustful=m != (offset in (2, 6))) for offset in offsets for m in mirrorings]
 
 
 def _on_whole_grid(inside: Tensor, inside_labels: Tensor, box: Box, shape: Shape) -> tuple[Tensor, Tensor]:

@@ -88,8 +88,8 @@ def network_input(
     return inputs[(slice(None), *box)], box
 
 
-def shown(description: ModelDescription, channels: Tensor) -> Tensor:
-    """Channels (C, ...) as the network sees them: distrusted roles are zero if all other roles are there."""
+def without_distrusted(description: ModelDescription, channels: Tensor) -> Tensor:
+    """Channels (C, ...) in which distrusted roles are zero; as they are if any other role is missing."""
     distrusted = torch.tensor([role in description.distrusted_roles for role in description.input_roles])
     given = channels.flatten(1).any(1)
     if not bool((given | distrusted).all()):

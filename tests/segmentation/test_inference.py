@@ -137,22 +137,25 @@ def test_missing_roles_are_named_and_their_channel_is_zero(images: Images) -> No
     assert not seen[0][:, [0, 2]].any() and seen[0][:, 1].any() and seen[0][:, 3].any()
 
 
+@pytest.mark.parametrize("variants", [1, 2, 8])
 @pytest.mark.parametrize("lacking", [(), ("t1",), ("t2",), ("t1", "t2")])
-def test_distrusted_roles_are_shown_only_where_another_is_missing(
-    images: Images, lacking: tuple[str, ...]
+def test_half_of_the_answers_do_without_a_distrusted_contrast_if_no_other_is_missing(
+    images: Images, lacking: tuple[str, ...], variants: int
 ) -> None:
-    seen: list[Tensor] = []
+    seen: list[frozenset[str]] = []
 
     def logits(x: Tensor) -> Tensor:
-        seen.append(x)
+        seen.append(frozenset(role for role, channel in zip(ROLES, x[0], strict=True) if channel.any()))
         return torch.zeros_like(x)
 
     given = {role: image for role, image in images.items() if role not in lacking}
-    result = _fixed(logits, distrusted_roles=frozenset({"t1"}))(given)
-    assert result.missing_roles == lacking
-    for x in seen:
-        filled = {role for role, channel in zip(ROLES, x[0], strict=True) if channel.any()}
-        assert filled == set(given) - ({"t1"} if "t2" in given else set())
+    description = _description(distrusted_roles=frozenset({"t1"}))
+    segmenter = TumourSegmenter(description, Fixed(logits), torch.device("cpu"), variants=variants)
+    assert segmenter(given).missing_roles == lacking
+    assert len(seen) == variants and seen[0] == set(given)
+    without = [roles for roles in seen if "t1" not in roles]
+    expected = variants if "t1" in lacking else variants // 2 if not lacking else 0
+    assert len(without) == expected and all(roles == set(given) - {"t1"} for roles in without)
 
 
 def test_required_role_missing(make_labels_bundle: Callable[..., Path], images: Images) -> None:
