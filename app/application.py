@@ -55,7 +55,6 @@ class OncoTwinApplication(Application):
             models=self._folders.models,
             device=settings.segmentation.device,
             min_component_ml=settings.segmentation.min_component_ml,
-            uncertainty_warning=settings.segmentation.uncertainty_warning,
         )
         selector = SeriesSelectorOperator(
             self,

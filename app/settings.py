@@ -74,13 +74,11 @@ class IngestSection(_Section):
 class SegmentationSection(_Section):
     """How the tumour is found.
 
-    ``min_component_ml``: smaller isolated pieces are dropped. ``uncertainty_warning``: mean voxel entropy in the
-    tumour above which the report says that the network is unsure.
+    ``min_component_ml``: smaller isolated pieces are dropped. When the network is too unsure is stated by its bundle.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     min_component_ml: Positive = 0.2
-    uncertainty_warning: Fraction = 0.6
 
 
 class PriorsSection(_Section):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
@@ -38,12 +37,10 @@ class TumourSegmenterOperator(Operator):
         models: Path,
         device: str,
         min_component_ml: float,
-        uncertainty_warning: float,
         **kwargs: Any,
     ) -> None:
         self.segmenter = TumourSegmenter.load(find_bundle(models), device=device)
         self.min_component_ml = min_component_ml
-        self.uncertainty_warning = uncertainty_warning
         super().__init__(fragment, *args, **kwargs)
 
     @property
@@ -92,9 +89,4 @@ class TumourSegmenterOperator(Operator):
                 f"Visit {number} was segmented without {', '.join(result.missing_roles).upper()}."
             )
         warnings += [f"Visit {number}: {reason}" for reason in result.out_of_family]
-        if np.any(labels.array) and result.uncertainty > self.uncertainty_warning:
-            warnings.append(
-                f"The network is unsure about visit {number} (mean entropy {result.uncertainty:.2f}, 0 sure to 1 "
-                f"guessing): check its contours before using any number below."
-            )
         return SegmentedVisit(prepared, labels, "network", result.uncertainty)

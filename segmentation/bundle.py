@@ -82,6 +82,9 @@ class ModelDescription:
     unlikeness
         Shares of a tumour's voxels that are unlike the patient's healthy tissue: a part below the first is left out,
         a tumour below the second is doubtful; None: not known.
+    distrusted_roles
+        Contrasts that half of the averaged answers do without where all others are given, since the network learnt
+        them from simulation that is unlike some patients.
     """
 
     name: str
@@ -99,6 +102,7 @@ class ModelDescription:
     brain_volume_ml: tuple[float, float] | None = None
     patient_model: bool = False
     unlikeness: tuple[float, float] | None = None
+    distrusted_roles: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if sorted(self.input_roles) != sorted(set(self.input_roles)) or not set(self.input_roles) <= set(
@@ -122,6 +126,11 @@ class ModelDescription:
         if not self.required_roles <= set(self.input_roles):
             raise ModelError(
                 f"bundle {self.name}: required roles {sorted(self.required_roles)} are not all inputs."
+            )
+        if not self.distrusted_roles <= set(self.input_roles) - self.required_roles:
+            raise ModelError(
+                f"bundle {self.name}: distrusted roles {sorted(self.distrusted_roles)} are not inputs that it can do "
+                f"without."
             )
 
     @property
@@ -214,6 +223,7 @@ def _describe(bundle: Path, metadata: Mapping[str, Any], sha256: str) -> ModelDe
         brain_volume_ml=tuple(family["brain_volume_ml"]) if "brain_volume_ml" in family else None,
         patient_model=bool(ours.get("patient_model", False)),
         unlikeness=tuple(family["unlikeness"]) if "unlikeness" in family else None,
+        distrusted_roles=frozenset(ours.get("distrusted_roles", ())),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,21 @@ from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from segmentation.bundle import ModelDescription, load_bundle
-from segmentation.coil_field import without_coil_field
-from segmentation.errors import ModelError
+from segmentation.network_input import (
+    Box,
+    Shape,
+    checked_shape,
+    network_input,
+    second_look,
+    without_distrusted,
+)
 from segmentation.patient_model import refine
 from segmentation.postprocess import (
     drop_healthy_parts,
     drop_open_fluid,
     drop_parts_not_found,
     drop_small_components,
+    enclosed_by_core,
     entropy_map,
     healthy_looking,
     interpret,
@@ -29,21 +36,16 @@ from segmentation.postprocess import (
     mean_entropy,
     out_of_family,
     set_background,
+    set_necrosis,
 )
 from segmentation.resources import available_bytes, has_native_bfloat16, pick_device
-from segmentation.transforms import exact_background, head_mask, normalise, normalise_nonzero
 
 log = logging.getLogger("oncotwin.segmentation")
 
 GRID_MULTIPLE = 8  # three halvings in the network
-BOX_MARGIN = 4  # voxels kept around the head
 _BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 _WINDOW = 96
 _VARIANTS = (1, 2, 8)
-_SLIGHT_FIELD = 0.04  # standard deviation of a coil field's logarithm that is not worth another answer
-_STRIPPED = 0.7  # share of brain above which images count as stripped; it is less than half of a head
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ class SegmentationResult:
     out_of_family: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How to ask: images mirrored left-right, pushed by an offset in voxels, without distrusted contrasts."""
+
+    mirrored: bool
+    offset: int
+    distrustful: bool
+
+
 class TumourSegmenter:
     """A loaded model; call it with images.
 
@@ -91,7 +102,7 @@ class TumourSegmenter:
         Where it runs.
     variants
         Answers to average: 1; 2, with the images mirrored left-right, so that no side is preferred; or 8, these at
-        four places of the network's raster of 8 voxels.
+        four places of the network's raster of 8 voxels. Half of 2 or 8 do without `distrusted_roles`.
     brain_first
         Normalise intensities again inside the brain that a first answer has found, where the model finds one and the
         images hold much else: intensities of images stripped of their skull are the brain's already.
@@ -180,16 +191,16 @@ class TumourSegmenter:
         ValueError
             If the images do not share one grid or are not finite.
         """
-        shape = self._check(images, brain_mask)
+        shape = checked_shape(self.description, images, brain_mask)
         missing = tuple(role for role in self.description.input_roles if role not in images)
         ways = _ways(self.variants)
         region = None if brain_mask is None else brain_mask.bool()
-        inputs, box = self._inputs(images, region, shape)
+        inputs, box = network_input(self.description, images, region)
         total = self._sum_of_answers(inputs, ways[:1])
         second = self._second_look(images, total, region, box, shape)
         if second is not None:
             images, region = second
-            inputs, box = self._inputs(images, region, shape)
+            inputs, box = network_input(self.description, images, region)
             total = self._sum_of_answers(inputs, ways[:1])
         outputs = (total + self._sum_of_answers(inputs, ways[1:])) / len(ways)
         found = self._brain(outputs, box, shape)
@@ -208,17 +219,6 @@ class TumourSegmenter:
         uncertainty = mean_entropy(entropy, kept)
         reasons = out_of_family(self.description, uncertainty, found, bool(kept.any()))
         return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, doubts + reasons)
-
-    def _evenly_bright(
-        self, images: Mapping[str, Tensor], brain: Tensor, outputs: Tensor, box: Box
-    ) -> tuple[Mapping[str, Tensor], bool]:
-        """Images without the coil's field in the brain, and True; or as they are, and False, if it is slight."""
-        background = torch.ones(brain.shape)
-        background[box] = interpret(outputs, self.description)[0][0]
-        known = {role: images[role].float() for role in self.description.input_roles if role in images}
-        even, sizes = without_coil_field(known, brain, brain & ~_around(background < 0.7))
-        uneven = max(sizes.values()) > _SLIGHT_FIELD
-        return (even, True) if uneven else (images, False)
 
     def _refine(
         self, probabilities: Tensor, found: Tensor, inputs: Tensor, region: Tensor, box: Box, minimum: float
@@ -239,6 +239,7 @@ class TumourSegmenter:
             closed = drop_open_fluid(parts, unlike, limits[0])
             kept = drop_small_components(drop_healthy_parts(closed, unlike, limits[0]), minimum)
         set_background(probabilities, (labels > 0) & (kept == 0))
+        set_necrosis(probabilities, kept, enclosed_by_core(kept))
         left_out = int(((found > 0) & (parts > 0) & (kept == 0)).sum())
         left_out_ml = left_out * self.description.spacing_mm**3 / 1000
         return kept, healthy_looking(self.description, kept, unlike, left_out_ml)
@@ -262,30 +263,25 @@ class TumourSegmenter:
         ModelError, ValueError
             As for a call.
         """
-        shape = self._check(images, None)
-        inputs, box = self._inputs(images, None, shape)
+        shape = checked_shape(self.description, images, None)
+        inputs, box = network_input(self.description, images, None)
         second = self._second_look(images, self._sum_of_answers(inputs, _ways(1)), None, box, shape)
         return (images, None) if second is None else second
 
     def _second_look(
-        self,
-        images: Mapping[str, Tensor],
-        first: Tensor,
-        region: Tensor | None,
-        box: Box,
-        shape: tuple[int, int, int],
+        self, images: Mapping[str, Tensor], first: Tensor, region: Tensor | None, box: Box, shape: Shape
     ) -> tuple[Mapping[str, Tensor], Tensor] | None:
         """Images and brain of another answer after the ``first``; None where that would see the same."""
         brain = self._brain(first, box, shape) if region is None else region
         if self.description.normalisation != "head" or brain is None or not brain.any():
             return None
-        again = region is None and self.brain_first and not _is_stripped(images.values(), brain)
-        if self.description.patient_model:
-            images, uneven = self._evenly_bright(images, brain, first, box)
-            again = again or uneven
-        return (images, brain) if again else None
+        background = torch.ones(shape)
+        background[box] = interpret(first, self.description)[0][0]
+        brain_first = region is None and self.brain_first
+        again = second_look(self.description, images, brain, background, brain_first=brain_first)
+        return None if again is None else (again, brain)
 
-    def _brain(self, outputs: Tensor, box: Box, shape: tuple[int, int, int]) -> Tensor | None:
+    def _brain(self, outputs: Tensor, box: Box, shape: Shape) -> Tensor | None:
         """The brain that activated outputs show, bool (I, J, K); None for a model without that output."""
         if not self.description.brain_output:
             return None
@@ -293,46 +289,14 @@ class TumourSegmenter:
         brain[box] = largest_component(outputs[4] > 0.5)
         return brain
 
-    def _check(self, images: Mapping[str, Tensor], brain_mask: Tensor | None) -> tuple[int, int, int]:
-        roles = self.description.input_roles
-        lacking = [role for role in roles if role in self.description.required_roles and role not in images]
-        if lacking or not any(role in images for role in roles):
-            wanted = ", ".join(lacking or roles).upper()
-            raise ModelError(f"model {self.description.name} cannot do without {wanted}; add the series.")
-        known = [images[role] for role in roles if role in images]
-        shapes = {tuple(image.shape) for image in known}
-        if brain_mask is not None:
-            shapes.add(tuple(brain_mask.shape))
-        if len(shapes) != 1 or known[0].dim() != 3:
-            raise ValueError(f"images and mask must share one (I, J, K) grid, not {sorted(shapes)}")
-        if not all(bool(torch.isfinite(image).all()) for image in known):
-            raise ValueError("images hold values that are not finite numbers")
-        i, j, k = known[0].shape
-        return i, j, k
-
-    def _inputs(
-        self, images: Mapping[str, Tensor], region: Tensor | None, shape: tuple[int, int, int]
-    ) -> tuple[Tensor, Box]:
-        """Normalised channels (C, ...) in the box around a region or around the head, and that box."""
-        channels = []
-        for role in self.description.input_roles:
-            if role not in images:
-                channels.append(torch.zeros(shape))
-            elif self.description.normalisation == "head":
-                channels.append(normalise(images[role].float(), region))
-            else:
-                channels.append(normalise_nonzero(images[role].float()))
-        inputs = torch.stack(channels)
-        box = _bounding_box(head_mask(inputs) if region is None else region)
-        return inputs[(slice(None), *box)], box
-
     @torch.inference_mode()
-    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[tuple[bool, int]]) -> Tensor:
+    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[_Way]) -> Tensor:
         """Sum of the activated outputs (C, I, J, K) by several ways, for normalised inputs of any size."""
         total = torch.zeros(self.description.channels_out, *inputs.shape[1:])
-        for mirrored, offset in ways:
-            answer = self._at_offset(inputs.flip(1) if mirrored else inputs, offset)
-            total += answer.flip(1) if mirrored else answer
+        for way in ways:
+            seen = without_distrusted(self.description, inputs) if way.distrustful else inputs
+            answer = self._at_offset(seen.flip(1) if way.mirrored else seen, way.offset)
+            total += answer.flip(1) if way.mirrored else answer
         return total
 
     def _at_offset(self, inputs: Tensor, offset: int) -> Tensor:
@@ -363,39 +327,14 @@ class TumourSegmenter:
         return torch.cat([outputs[:, :4].softmax(1), outputs[:, 4:].sigmoid()], dim=1)
 
 
-def _around(mask: Tensor) -> Tensor:
-    """A bool mask (I, J, K) and two voxels around it."""
-    return functional.max_pool3d(mask.float()[None], 5, stride=1, padding=2)[0] > 0
-
-
-def _is_stripped(images: Iterable[Tensor], brain: Tensor) -> bool:
-    """Whether the images are exactly empty almost everywhere but in the brain, (I, J, K) each."""
-    filled = torch.stack([~exact_background(image) for image in images]).any(0)
-    return bool(brain.sum() > _STRIPPED * filled.sum())
-
-
-def _ways(variants: int) -> list[tuple[bool, int]]:
-    """(mirrored, offset in voxels) of each answer to average."""
+def _ways(variants: int) -> list[_Way]:
+    """The answers to average; the first is of the images as they are."""
+    mirrorings = (False, True) if variants > 1 else (False,)
     offsets = (0, 2, 4, 6) if variants == 8 else (0,)
-    return [
-        (mirrored, offset) for offset in offsets for mirrored in ((False, True) if variants > 1 else (False,))
-    ]
+    return [_Way(m, offset, distrustful=m != (offset in (2, 6))) for offset in offsets for m in mirrorings]
 
 
-def _bounding_box(filled: Tensor) -> Box:
-    """Smallest box with a margin that holds what is True in bool (I, J, K); the whole where nothing is."""
-    sides = []
-    for axis, length in enumerate(filled.shape):
-        others = [a for a in range(3) if a != axis]
-        used = torch.nonzero(filled.any(dim=others[1]).any(dim=others[0]))
-        low, high = (int(used[0]), int(used[-1])) if len(used) else (0, length - 1)
-        sides.append(slice(max(0, low - BOX_MARGIN), min(length, high + 1 + BOX_MARGIN)))
-    return sides[0], sides[1], sides[2]
-
-
-def _on_whole_grid(
-    inside: Tensor, inside_labels: Tensor, box: Box, shape: tuple[int, int, int]
-) -> tuple[Tensor, Tensor]:
+def _on_whole_grid(inside: Tensor, inside_labels: Tensor, box: Box, shape: Shape) -> tuple[Tensor, Tensor]:
     """Probabilities (4, I, J, K) and labels (I, J, K) known in a box, certain background around it."""
     probabilities = torch.zeros(4, *shape)
     probabilities[0] = 1

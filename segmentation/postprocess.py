@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,9 +13,11 @@ from torch import Tensor
 from segmentation.bundle import ModelDescription
 
 _NEIGHBOURS = np.ones((3, 3, 3))
-_NCR = 1
+_NCR, _ED, _ET = 1, 2, 3
 _ENCLOSED = 0.6  # least share of the voxels around necrosis that are tumour
 _BACKGROUND = (1.0, 0.0, 0.0, 0.0)
+_MOST_LINES = 10  # of 13 through what core encloses that meet it on both sides
+_UNDECIDED = 0.4  # mean entropy of answers that stand three to one between two labels
 
 
 def interpret(outputs: Tensor, description: ModelDescription) -> tuple[Tensor, Tensor]:
@@ -109,6 +112,69 @@ def drop_open_fluid(labels: Tensor, unlike: Tensor, least: float) -> Tensor:
     return kept
 
 
+def enclosed_by_core(labels: Tensor) -> Tensor:
+    """Oedema that tumour core closes in: what a ring of core holds is core too, however it looks.
+
+    A voxel is enclosed if at least 10 of the 13 straight lines through it and its neighbours meet NCR or ET on both
+    sides. So a rim may have gaps, or be open at both ends where slices are thick, but a C or a shallow cup encloses
+    nothing. What is found is core in turn, until nothing more is. Background stays: its place does not tell the fluid
+    of a cavity or of a ventricle from a cyst.
+
+    Parameters
+    ----------
+    labels
+        uint8 (I, J, K).
+
+    Returns
+    -------
+    Tensor
+        bool (I, J, K), voxels of ED only.
+    """
+    enclosed = torch.zeros(labels.shape, dtype=torch.bool)
+    core = np.isin(labels.numpy(), (_NCR, _ET))
+    if core.any():
+        box = ndimage.find_objects(core.astype(np.int8))[0]
+        wall, oedema = core[box].copy(), labels.numpy()[box] == _ED
+        while (new := oedema & ~wall & (_lines_between(wall) >= _MOST_LINES)).any():
+            wall |= new
+        enclosed[box] = torch.from_numpy(wall & oedema)
+    return enclosed
+
+
+def _lines_between(wall: np.ndarray) -> np.ndarray:
+    """How many of 13 lines through each voxel meet a bool array (I, J, K) on both sides."""
+    count = np.zeros(wall.shape, dtype=np.uint8)
+    for direction in itertools.product((-1, 0, 1), repeat=3):
+        if direction > (0, 0, 0):
+            count += _seen_along(wall, direction) & _seen_along(wall, tuple(-step for step in direction))
+    return count
+
+
+def _seen_along(wall: np.ndarray, direction: tuple[int, ...]) -> np.ndarray:
+    """Whether a bool array (I, J, K) is True anywhere in a direction from each voxel."""
+    met, reach = _seen_at(wall, direction), 1
+    while reach < max(wall.shape):
+        met |= _seen_at(met, tuple(reach * step for step in direction))
+        reach *= 2
+    return met
+
+
+def _seen_at(mask: np.ndarray, offset: tuple[int, ...]) -> np.ndarray:
+    """What each voxel of a bool array sees at an offset; False beyond the border."""
+    seen = np.zeros_like(mask)
+    here = tuple(slice(max(0, -d), max(0, n - max(0, d))) for n, d in zip(mask.shape, offset, strict=True))
+    there = tuple(slice(max(0, d), max(0, n + min(0, d))) for n, d in zip(mask.shape, offset, strict=True))
+    seen[here] = mask[there]
+    return seen
+
+
+def set_necrosis(probabilities: Tensor, labels: Tensor, where: Tensor) -> None:
+    """Make oedema necrosis, (4, I, J, K) and (I, J, K), both changed; `where` is bool (I, J, K), voxels of ED."""
+    probabilities[_NCR][where] += probabilities[_ED][where]
+    probabilities[_ED][where] = 0
+    labels[where] = _NCR
+
+
 def set_background(probabilities: Tensor, where: Tensor) -> None:
     """Make voxels certain background (changes `probabilities`, (4, I, J, K); `where` is bool (I, J, K))."""
     probabilities[:, where] = torch.tensor(_BACKGROUND)[:, None]
@@ -136,6 +202,11 @@ def out_of_family(
         reasons.append(
             f"The network is less sure of the tumour (mean entropy {uncertainty:.2f}) than in 95 of 100 cases it "
             f"was checked on ({limit:.2f})."
+        )
+    elif tumour_found and limit is None and uncertainty > _UNDECIDED:
+        reasons.append(
+            f"The network is unsure of the tumour (mean entropy {uncertainty:.2f}, 0 sure to 1 guessing), and its "
+            f"bundle states no limit: check its contours before using any number."
         )
     if brain_mask is not None and description.brain_volume_ml is not None:
         low, high = description.brain_volume_ml

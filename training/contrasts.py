@@ -93,12 +93,12 @@ def ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     tumour[0, NCR] = rng.uniform(csf + 0.1 * (grey - csf), grey)
     tumour[0, ED] = rng.uniform(csf + 0.4 * (grey - csf), grey * 1.02)
     tumour[0, ET] = rng.uniform(csf + 0.5 * (grey - csf), white)
-    if rng.random() < 0.12:  # blood products
-        tumour[0, [NCR, ET]] *= rng.uniform(1.1, 1.5, 2)
+    if rng.random() < 0.3:  # blood and much protein: T1 as short as that of white matter, or shorter
+        tumour[0, [NCR, ET]] = white * rng.uniform(0.8, 1.3, 2)
 
     tissue[1] = tissue[0] * rng.uniform(0.92, 1.08, 3)
     tumour[1] = tumour[0] * rng.uniform(0.92, 1.08, 4)
-    tumour[1, NCR] = rng.uniform(0.8 * tissue[1, _CSF], tissue[1, _GREY])
+    tumour[1, NCR] = rng.uniform(0.8 * tissue[1, _CSF], max(tissue[1, _GREY], tumour[0, NCR]))
     tumour[1, ET] = tissue[1, _WHITE] * rng.uniform(1.1, 2.3)
 
     white = rng.uniform(0.25, 0.5)

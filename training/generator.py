@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from segmentation.inference import BOX_MARGIN, GRID_MULTIPLE
+from segmentation.inference import GRID_MULTIPLE
+from segmentation.network_input import BOX_MARGIN
 from segmentation.transforms import apply_statistics, foreground_statistics
 from training.anatomy import SPACING_MM, Head, random_head
 from training.contrasts import Contrast, random_contrast, render

@@ -138,3 +138,15 @@ def test_patient_model_is_for_bundles_that_ask_for_it(
     assert not public.patient_model and public.unlikeness is None
     ours, _ = load_bundle(make_labels_bundle(patient_model=True, family={"unlikeness": [0.4, 0.7]}))
     assert ours.patient_model and ours.unlikeness == (0.4, 0.7)
+
+
+def test_distrusted_roles_are_inputs_the_model_can_do_without(
+    make_labels_bundle: Callable[..., Path],
+) -> None:
+    trusting, _ = load_bundle(make_labels_bundle())
+    assert trusting.distrusted_roles == frozenset()
+    required = ["t1ce", "flair"]
+    ours, _ = load_bundle(make_labels_bundle("ours", required_roles=required, distrusted_roles=["t1"]))
+    assert ours.distrusted_roles == {"t1"}
+    with pytest.raises(ModelError, match="distrusted roles"):
+        load_bundle(make_labels_bundle("needed", required_roles=required, distrusted_roles=["t1ce"]))

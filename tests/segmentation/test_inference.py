@@ -137,6 +137,27 @@ def test_missing_roles_are_named_and_their_channel_is_zero(images: Images) -> No
     assert not seen[0][:, [0, 2]].any() and seen[0][:, 1].any() and seen[0][:, 3].any()
 
 
+@pytest.mark.parametrize("variants", [1, 2, 8])
+@pytest.mark.parametrize("lacking", [(), ("t1",), ("t2",), ("t1", "t2")])
+def test_half_of_the_answers_do_without_a_distrusted_contrast_if_no_other_is_missing(
+    images: Images, lacking: tuple[str, ...], variants: int
+) -> None:
+    seen: list[frozenset[str]] = []
+
+    def logits(x: Tensor) -> Tensor:
+        seen.append(frozenset(role for role, channel in zip(ROLES, x[0], strict=True) if channel.any()))
+        return torch.zeros_like(x)
+
+    given = {role: image for role, image in images.items() if role not in lacking}
+    description = _description(distrusted_roles=frozenset({"t1"}))
+    segmenter = TumourSegmenter(description, Fixed(logits), torch.device("cpu"), variants=variants)
+    assert segmenter(given).missing_roles == lacking
+    assert len(seen) == variants and seen[0] == set(given)
+    without = [roles for roles in seen if "t1" not in roles]
+    expected = variants if "t1" in lacking else variants // 2 if not lacking else 0
+    assert len(without) == expected and all(roles == set(given) - {"t1"} for roles in without)
+
+
 def test_required_role_missing(make_labels_bundle: Callable[..., Path], images: Images) -> None:
     segmenter = TumourSegmenter.load(make_labels_bundle(required_roles=["t1ce", "flair"]), device="cpu")
     with pytest.raises(ModelError, match="cannot do without FLAIR"):
@@ -306,6 +327,10 @@ def test_cases_out_of_family_are_told(images: Images) -> None:
     undecided = torch.tensor([0.0, 0, 0, 0.1]).view(1, 4, 1, 1, 1)
     result = _fixed(lambda x: undecided.expand(1, 4, *x.shape[2:]), largest_uncertainty=0.5)(images)
     assert len(result.out_of_family) == 1 and "less sure" in result.out_of_family[0]
+    unstated = _fixed(lambda x: undecided.expand(1, 4, *x.shape[2:]))(images)
+    assert len(unstated.out_of_family) == 1 and "states no limit" in unstated.out_of_family[0]
+    sure = torch.tensor([0.0, 0, 0, 9]).view(1, 4, 1, 1, 1)
+    assert _fixed(lambda x: sure.expand(1, 4, *x.shape[2:]))(images).out_of_family == ()
     family = {"brain_output": True, "brain_volume_ml": (800.0, 2000.0)}
     small = _fixed(_with_brain, **family)(images)
     assert len(small.out_of_family) == 1 and "brain of" in small.out_of_family[0]

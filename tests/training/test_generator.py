@@ -15,7 +15,7 @@ from training.contrasts import ordered_tissue, outer_signal, random_contrast, re
 from training.generator import Examples, draw_example, fill_pool, grow_case, load_case
 from training.growth import Growth, ellipsoid, fisher_kpp, spread_oedema, two_species
 from training.scanner_faults import spoil
-from training.tumours import add_tumours
+from training.tumours import NCR, add_tumours
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,15 @@ def test_vessels_and_dura_are_bright_after_contrast_agent() -> None:
     for _ in range(5):
         tissue, _ = ordered_tissue(rng)
         assert outer_signal(rng, tissue)[1, VESSEL] >= tissue[1].max()
+
+
+def test_necrosis_is_dark_in_t1_unless_blood_or_protein_shortens_it() -> None:
+    """A fifth or more of the heads, not most, have necrosis brighter than grey matter; none has it as dark as fluid."""
+    rng = np.random.default_rng(2)
+    drawn = [ordered_tissue(rng) for _ in range(400)]
+    bright = [tumour[0, NCR] > tissue[0, 1] for tissue, tumour in drawn]
+    assert 0.15 < np.mean(bright) < 0.35
+    assert all(tumour[0, NCR] > tissue[0, 0] for tissue, tumour in drawn)
 
 
 @pytest.mark.parametrize("seed", [0, 3, 10])
