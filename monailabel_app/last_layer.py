@@ -17,6 +17,7 @@ from torch.nn import functional
 from monailabel_app.fine_tuning import MEMBERS, DrawnCase, network_inputs
 from monailabel_app.refusal import Refusal
 from segmentation.bundle import ModelDescription
+from segmentation.inference import GRID_MULTIPLE
 
 _LABELS = 4  # background, NCR, ED, ET
 _PULL = 0.1
@@ -57,7 +58,7 @@ def with_last_layer_fitted(
         If the network does not end in a convolution of one voxel.
     """
     fitted = copy.deepcopy(network).eval()
-    layer = _last_layer(fitted, network_inputs(description, cases[0])[None])
+    layer = _last_layer(fitted, _padded(network_inputs(description, cases[0])))
     lessons = [_lesson(fitted, layer, description, case, mirrored) for case in cases for mirrored in (0, 1)]
     assert layer.bias is not None
     start = torch.cat([layer.weight.detach().flatten(1), layer.bias.detach()[:, None]], dim=1)[:_LABELS]
@@ -108,10 +109,18 @@ def _lesson(
     given = list[Tensor]()
     hook = layer.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     with torch.no_grad():
-        found = network(images[None])[0, :_LABELS].softmax(0)
+        found = network(_padded(images))
     hook.remove()
-    teaching = ((labels > 0) | (found[0] < 1 - _CERTAIN)).flatten()
-    return _Lesson(given[0][0].flatten(1)[:, teaching], labels.flatten()[teaching])
+    x, y, z = labels.shape
+    background = found[0, :_LABELS, :x, :y, :z].softmax(0)[0]
+    teaching = (labels > 0) | (background < 1 - _CERTAIN)
+    return _Lesson(given[0][0, :, :x, :y, :z][:, teaching], labels[teaching])
+
+
+def _padded(images: Tensor) -> Tensor:
+    """One image (1, C, I, J, K) that the network can halve as often as it does, its far sides repeated."""
+    padding = [p for n in reversed(images.shape[1:]) for p in (0, -n % GRID_MULTIPLE)]
+    return functional.pad(images[None], padding, mode="replicate")
 
 
 def _loss(weights: Tensor, lesson: _Lesson) -> Tensor:
