@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from torch import nn
 from imaging.catalog import read_catalog
 from imaging.role_selection import propose_roles
 from monailabel_app.configuration import read_configuration
-from monailabel_app.fine_tuning import DrawnCase, Plan, fine_tuned, mean_dice
+from monailabel_app.fine_tuning import DrawnCase, Part, Plan, fine_tuned, mean_dice
 from monailabel_app.growth import Growth
+from monailabel_app.last_layer import with_last_layer_fitted
 from monailabel_app.main import build_server
 from monailabel_app.opened import OpenedCases
 from monailabel_app.sampling import MostTelling, RandomCase
@@ -263,7 +264,9 @@ def found_by_scores(site: Site, models: Path) -> dict[str, float]:
 def tuned(
     description: ModelDescription, shipped: nn.Module, lessons: Sequence[DrawnCase], plan: Plan, seed: int
 ) -> nn.Module:
-    """The network after the last epoch: the checking patients must not choose it."""
+    """The network with its last layer fitted, or after the last epoch: the checking patients must not choose it."""
+    if plan.part == "last layer":
+        return with_last_layer_fitted(description, shipped, lessons)
     epochs = iter(range(1, plan.epochs + 1))
     return fine_tuned(description, shipped, lessons, replace(plan, seed=seed), lambda _: float(next(epochs)))
 
@@ -348,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.active_learning", description=__doc__)
     parser.add_argument("-m", "--models", type=Path, default=ROOT / "models" / "oncotwin_brats")
     parser.add_argument("--repetitions", type=int, default=Protocol.repetitions)
+    parser.add_argument("--part", choices=get_args(Part), default=Plan.part, help="what is fine-tuned")
     parser.add_argument("--epochs", type=int, default=Plan.epochs)
     parser.add_argument("--learning-rate", type=float, default=Plan.learning_rate)
     parser.add_argument("--patch", type=int, default=Plan.patch, help="side of a patch, voxels of 2 mm")
@@ -355,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write every run here")
     parser.add_argument("--plot", type=Path, help="also draw the curves here, as PNG")
     options = parser.parse_args(arguments)
-    plan = Plan(epochs=options.epochs, learning_rate=options.learning_rate, patch=options.patch)
+    plan = Plan(options.part, options.epochs, options.learning_rate, patch=options.patch)
     protocol = Protocol(repetitions=options.repetitions, plan=plan)
     torch.set_num_threads(1)
     start = time.process_time()

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from monai.losses import DiceCELoss
@@ -21,7 +22,9 @@ log = logging.getLogger("oncotwin.label")
 _BRAIN_WEIGHT = 0.3
 # A contrast is left out this often, so that the model keeps coping without the ones it may miss.
 _MISSING = 0.2
-_MEMBERS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+MEMBERS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+
+Part = Literal["last layer", "all layers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class Plan:
 
     Parameters
     ----------
+    part : {"last layer", "all layers"}
+        What of the network: see :mod:`monailabel_app.last_layer`; the rest of the plan is for all layers.
     epochs : int
         Passes over the cases, four patches of each.
     learning_rate : float
@@ -59,6 +64,7 @@ class Plan:
         Side of a patch in voxels, where the image is as large.
     """
 
+    part: Part = "last layer"
     epochs: int = 20
     learning_rate: float = 3e-4
     seed: int = 0
@@ -82,7 +88,7 @@ def mean_dice(
     scores = []
     for case in cases:
         found = segmenter(case.images, min_component_ml=min_component_ml).labels
-        for members in _MEMBERS.values():
+        for members in MEMBERS.values():
             one, other = (torch.isin(m, torch.tensor(members, dtype=m.dtype)) for m in (found, case.labels))
             total = int(one.sum() + other.sum())
             scores.append(2 * int((one & other).sum()) / total if total else 1.0)

@@ -8,12 +8,13 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save_file
 from torch import nn
 
-from monailabel_app.fine_tuning import Plan, fine_tuned, mean_dice
+from monailabel_app.fine_tuning import Part, Plan, fine_tuned, mean_dice
+from monailabel_app.last_layer import with_last_layer_fitted
 from monailabel_app.refusal import Refusal
 from monailabel_app.tasks import Server
 from monailabel_app.training_cases import drawn_cases, split
@@ -41,7 +42,7 @@ class FineTuningTask(TrainTask):
         self._server = server
 
     def config(self) -> dict[str, Any]:
-        return {"epochs": Plan.epochs, "learning_rate": Plan.learning_rate}
+        return {"part": list(get_args(Part)), "epochs": Plan.epochs, "learning_rate": Plan.learning_rate}
 
     def stats(self) -> dict[str, Any]:
         """What Slicer shows: ``best_metric`` is the validation Dice of the model in use."""
@@ -62,7 +63,12 @@ class FineTuningTask(TrainTask):
         rate = request.get("learning_rate", Plan.learning_rate)
         if not isinstance(rate, float) or not 0 < rate <= _LARGEST_RATE:
             raise Refusal(f"learning_rate must be a number above 0 and at most {_LARGEST_RATE}.")
-        return train(self._server, Plan(epochs=epochs, learning_rate=rate))
+        part = request.get("part", Plan.part)
+        if part == list(get_args(Part)):  # a client that sends back what it was offered
+            part = Plan.part
+        if part not in get_args(Part):
+            raise Refusal(f"part must be one of {', '.join(get_args(Part))}.")
+        return train(self._server, Plan(part=part, epochs=epochs, learning_rate=rate))
 
 
 def train(server: Server, plan: Plan) -> dict[str, Any]:
@@ -101,7 +107,11 @@ def train(server: Server, plan: Plan) -> dict[str, Any]:
 
     log.info("training on %d drawings, validating on %d", len(lessons), len(checks))
     before = measure(network)
-    found = fine_tuned(description, network, lessons, plan, measure)
+    found = (
+        with_last_layer_fitted(description, network, lessons)
+        if plan.part == "last layer"
+        else fine_tuned(description, network, lessons, plan, measure)
+    )
     measured = {
         "dice_before": round(before, 4),
         "validation": validation,

@@ -51,7 +51,7 @@ def outcome(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         "twin": {"b": 3.0, "d": 1.0},
     }
     site = Site(pool, [head_with(9, 80.0)], scores, [])
-    protocol = Protocol(offered=4, counts=(1, 2), repetitions=2, plan=Plan(4, 1e-2, patch=16))
+    protocol = Protocol(offered=4, counts=(1, 2), repetitions=2, plan=Plan("all layers", 4, 1e-2, patch=16))
     return site, simulate(site, small_bundle, protocol, tmp_path_factory.mktemp("opened"))
 
 

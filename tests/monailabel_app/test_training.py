@@ -18,7 +18,7 @@ from monailabel_app.fine_tuning import DrawnCase, Plan, fine_tuned, mean_dice, n
 from monailabel_app.main import build_server
 from monailabel_app.tasks import Server
 from monailabel_app.training_cases import split
-from monailabel_app.training_task import train
+from monailabel_app.training_task import FineTuningTask, train
 from segmentation.bundle import find_bundle, load_bundle
 from segmentation.inference import TumourSegmenter
 from tests.monailabel_app.served import start_server
@@ -41,7 +41,7 @@ def trained(
     done = []
     for asked in ({"epochs": 1, "learning_rate": 1e-9}, {"epochs": 10, "learning_rate": 3e-3}):
         begun = client.train_start(
-            "network", {**asked, "bundle_path": "/tmp", "gpus": "7", "device": "cuda:7"}
+            "network", {"part": "all layers", **asked, "bundle_path": "/tmp", "gpus": "7", "device": "cuda:7"}
         )
         assert not {"bundle_path", "device"} & set(begun["request"]) and begun["request"].get("gpus") != "7"
         done.append(
@@ -90,9 +90,24 @@ def test_a_better_model_is_published_as_a_version_that_the_application_takes(
     assert kept.version == "0.0.1", "the old one is kept"
 
     server = build_server(read_configuration(str(drawn_studies), conf))
-    worse = train(server, Plan(epochs=1, learning_rate=1.0))
+    worse = train(server, Plan("all layers", epochs=1, learning_rate=1.0))
     assert worse["published"] is False and worse["dice"] <= worse["dice_before"] == measured["dice"]
     assert server.models.bundle.name == "oncotwin-0.0.1+label.1"
+
+
+def test_the_last_layer_is_what_is_trained_unless_told_otherwise(configure: Callable[..., Server]) -> None:
+    server = configure()
+    assert FineTuningTask(server).config()["part"][0] == Plan.part == "last layer"
+    shipped = load_bundle(server.models.bundle)[1].state_dict()
+    answer = train(server, Plan())
+    assert answer["published"] == (answer["dice"] > answer["dice_before"])
+    if answer["published"]:
+        made = load_bundle(server.models.bundle)[1].state_dict()
+        assert {key.split(".")[0] for key in made if not torch.equal(made[key], shipped[key])} == {
+            "conv_final"
+        }
+    with pytest.raises(HTTPException, match="last layer, all layers"):
+        FineTuningTask(server)({"part": "half"}, None)
 
 
 def test_one_drawing_is_too_few(configure: Callable[..., Server]) -> None:
