@@ -22,7 +22,6 @@ from tests.monailabel_app.served import ROOT, RunningServer
 from training.phantom import PhantomTruth
 
 
-@pytest.mark.slow
 def test_the_application_goes_by_the_drawing(
     slicer: ModuleType,
     server: RunningServer,

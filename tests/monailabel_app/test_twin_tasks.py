@@ -20,7 +20,6 @@ def request(server: Server, number: int, **parameters: object) -> TaskRequest:
     return TaskRequest(server.studies.examination(key), "anna", parameters, None)
 
 
-@pytest.mark.slow
 def test_forecast_and_check(configure: Callable[..., Server], phantom: PhantomTruth) -> None:
     server = configure()
     growth = Growth(server)
