@@ -116,7 +116,7 @@ def learned_from(rows: Mapping[str, Sequence[Row]], mask: str) -> Learned:
 
 
 def conformal_document(plan: Plan, command: str) -> dict[str, Any]:
-    """What the product ships: factors, provenance in words, coverage of the held-out half.
+    """What the product ships: factors, provenance in words for the report, and all that it takes to learn them again.
 
     Raises
     ------
@@ -132,18 +132,26 @@ def conformal_document(plan: Plan, command: str) -> dict[str, Any]:
                 "factor are needed); run more patients."
             )
     origin = provenance(plan, command)
-    tested = ", ".join(
-        f"{mask} {found.before.value:.2f} to {found.after.value:.2f} (n = {found.after.total})"
-        for mask, found in learned.items()
-    )
+    needed = any(found.factor > 1.0 for found in learned.values())
     words = (
-        f"learned on {origin['date']} with `{command}` on virtual patients of {len(rows)} mismatch scenarios "
-        f"({', '.join(rows)}), {learned['whole'].learned_on} forecasts over {HORIZON:g} days, "
-        f"seed {plan.seed}, twin code {origin['twin']}, truth code {origin['truth']}; "
-        f"coverage of held-out patients {tested}"
+        f"{'learned from' if needed else 'none was needed for'} {learned['whole'].learned_on} forecasts of virtual "
+        f"patients whose truth is another model, in {len(rows)} scenarios ({origin['date']})"
     )
     factors = {mask: {"factor": round(found.factor, 3)} for mask, found in learned.items()}
-    return {**factors, "provenance": words}
+    tested = {
+        mask: {"without": found.before.value, "with": found.after.value, "forecasts": found.after.total}
+        for mask, found in learned.items()
+    }
+    details = {
+        "command": command,
+        "scenarios": list(rows),
+        "horizon_days": HORIZON,
+        "seed": plan.seed,
+        "twin_code": origin["twin"],
+        "truth_code": origin["truth"],
+        "coverage_of_held_out_patients": tested,
+    }
+    return {**factors, "provenance": words, "learned": details}
 
 
 def _draw(
