@@ -16,7 +16,7 @@ from monailabel_app.upstream import AsyncTask, upstream_asgi, upstream_auth
 
 # With the keys that login services publish; never a shared secret, which a public key could be taken for.
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
-_OF_BACKGROUND_TASKS = frozenset({"model", "method", "epochs", "learning_rate"})
+_OF_BACKGROUND_TASKS = frozenset({"model", "method", "part", "epochs", "learning_rate"})
 _NOT_ALLOWED = (400, 401, 403)
 
 
