@@ -3,20 +3,25 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
+from twin.coordinates import LOG_TAIL, TAIL_SIGMA_LOG
 from twin.grid import surface_mm2
 from twin.inputs import TumourObservation
 from twin.likelihood import grow
 from twin.results import Vector, VisitFit
 from twin.scene import Scene, boundary_sd_mm, starting_width, treated
-from twin.targets import Asked, misfit
+from twin.targets import Asked, Target, misfit
+from twin.treatment import Surgery
 
 _SHRINK_SD = 2.0
 _MISFIT_SD = 4.0
 _MISFIT_RELATIVE = 0.2
+_UNEXPLAINED = 9.0
+_LEAST_LEFT = 0.2
 
 
 def visit_fits(
@@ -49,28 +54,96 @@ def dice(first: Tensor, second: Tensor) -> float:
     return 2.0 * float((first & second).sum()) / total if total else math.nan
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """Whether the calibrated model may be used.
+
+    Parameters
+    ----------
+    acceptable : bool
+        It may.
+    verdict : str
+        Why, one plain sentence.
+    fits : tuple of VisitFit
+        How it meets every visit.
+    unexplained : float
+        See :func:`unexplained`.
+    """
+
+    acceptable: bool
+    verdict: str
+    fits: tuple[VisitFit, ...]
+    unexplained: float
+
+
 def judge(
     scene: Scene, visits: Sequence[TumourObservation], known: Sequence[Asked], position: Vector
-) -> tuple[bool, str, tuple[VisitFit, ...]]:
-    """Decide whether the calibrated model may be used, and say why in one sentence; with its fit to every visit.
+) -> Judgement:
+    """Decide whether the calibrated model may be used.
 
-    The model is refused when a mask shrank beyond its boundary error without treatment, when a fitted volume misses
-    the observed one by more than four boundary errors and a fifth, or when it fits worse than assuming no change.
+    It is refused when the scans cannot show growth (see :func:`hopeless`), when a fitted volume misses the observed one
+    by more than four boundary errors and a fifth, when what boundary errors leave unexplained is three times as large
+    as they are, or when it fits worse than assuming no change.
     """
     densities = [fields[0] for fields in grow(scene, position, tangents=False)]
     fits = visit_fits(scene, visits, densities)
+    left = unexplained(scene, known, position, densities)
     reason = (
-        shrinking(scene, visits)
-        or _misfit(scene, visits, fits)
+        hopeless(scene, visits)
+        or _misfit(scene, visits, densities, fits)
+        or _too_much(left)
         or _worse_than_persistence(scene, known, position, densities)
     )
     if reason:
         verdict = f"The growth model does not explain the scans: {reason}. The parameters keep their priors."
-        return False, verdict, fits
-    return True, f"The growth model explains the {len(visits)} visits.", fits
+        return Judgement(False, verdict, fits, left)
+    return Judgement(True, f"The growth model explains the {len(visits)} visits.", fits, left)
 
 
-def shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
+def unexplained(scene: Scene, known: Sequence[Asked], position: Vector, densities: Sequence[Tensor]) -> float:
+    """What the scans show beyond their own errors, in squared standard deviations a mask.
+
+    Shifts of whole boundaries and the first front's shape are errors that the best fit asks for; residuals count as far
+    as they exceed the scatter that they were weighted with. Of the order of one, or less, when growth and noise are as
+    assumed.
+    """
+    coordinates = scene.coordinates
+    shift_sd = boundary_sd_mm(scene.settings, scene.tissue.spacing_mm)
+    left = (position[LOG_TAIL] / TAIL_SIGMA_LOG) ** 2
+    left += float(np.square(position[coordinates.first_shift :] / shift_sd).sum())
+    for target in known:
+        expected = 0.0 if isinstance(target, Target) and target.at_most else target.effective
+        left += misfit(target, densities[target.visit], position, scene.settings) - expected
+    return float(left) / len(known)
+
+
+def hopeless(scene: Scene, visits: Sequence[TumourObservation]) -> str:
+    """Why no growth parameters can explain or be learned from these visits, or nothing."""
+    return _shrinking(scene, visits) or _vanished(scene, visits)
+
+
+def _vanished(scene: Scene, visits: Sequence[TumourObservation]) -> str:
+    """Whether drugs or radiation left less of the tumour to see than tells how dense the rest is.
+
+    Where density has come close to the threshold, a little noise decides how much of it shows, and whether what does
+    not show is just below or nothing decides how soon it is back.
+    """
+    therapies = scene.model.therapies
+    for before, after in itertools.pairwise(visits):
+        if not treated(therapies, before.day, after.day):
+            continue
+        if any(isinstance(t, Surgery) and treated([t], before.day, after.day) for t in therapies):
+            continue
+        share = float(after.whole.sum() / before.whole.sum())
+        if share < _LEAST_LEFT:
+            return (
+                f"under treatment the whole tumour shrank by {100 * (1 - share):.0f} % between day {before.day:g} and "
+                f"day {after.day:g}, and how dense the rest is no longer shows"
+            )
+    return ""
+
+
+def _shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
     """Which mask shrank beyond its boundary error without a therapy that could explain it, or nothing."""
     spacing = scene.tissue.spacing_mm
     least = _SHRINK_SD * math.sqrt(2.0) * boundary_sd_mm(scene.settings, spacing)
@@ -88,18 +161,31 @@ def shrinking(scene: Scene, visits: Sequence[TumourObservation]) -> str:
     return ""
 
 
-def _misfit(scene: Scene, visits: Sequence[TumourObservation], fits: Sequence[VisitFit]) -> str:
-    spacing = scene.tissue.spacing_mm
-    most = _MISFIT_SD * boundary_sd_mm(scene.settings, spacing)
-    for visit, fit in zip(visits[1:], fits[1:], strict=True):
+def _misfit(
+    scene: Scene, visits: Sequence[TumourObservation], densities: Sequence[Tensor], fits: Sequence[VisitFit]
+) -> str:
+    spacing, settings = scene.tissue.spacing_mm, scene.settings
+    voxel, most = math.prod(spacing), _MISFIT_SD * boundary_sd_mm(settings, spacing)
+    for visit, density, fit in zip(visits[1:], densities[1:], fits[1:], strict=True):
         if visit.cellularity is not None:
             continue
         pairs = (
-            ("core", visit.core, fit.observed_core_mm3, fit.fitted_core_mm3),
-            ("whole-tumour", visit.whole, fit.observed_whole_mm3, fit.fitted_whole_mm3),
+            ("core", visit.core, settings.core_threshold, fit.observed_core_mm3, fit.fitted_core_mm3),
+            (
+                "whole-tumour",
+                visit.whole,
+                settings.whole_threshold,
+                fit.observed_whole_mm3,
+                fit.fitted_whole_mm3,
+            ),
         )
-        for name, mask, observed, fitted in pairs:
-            error = abs(fitted - observed)
+        for name, mask, threshold, observed, fitted in pairs:
+            # a threshold is no sharper than its width: where density is flat, volumes jump as it passes
+            least, largest = (
+                float((density > threshold + side * settings.threshold_width).sum()) * voxel
+                for side in (1, -1)
+            )
+            error = max(least - observed, observed - largest, 0.0)
             # what a boundary error hides altogether has no surface to be seen: a ball of that radius
             hidden = 4.0 / 3.0 * math.pi * most**3
             if error > max(most * surface_mm2(mask, spacing), _MISFIT_RELATIVE * observed, hidden):
@@ -108,6 +194,12 @@ def _misfit(scene: Scene, visits: Sequence[TumourObservation], fits: Sequence[Vi
                     f"where {observed / 1000:.1f} mL were segmented"
                 )
     return ""
+
+
+def _too_much(left: float) -> str:
+    if left <= _UNEXPLAINED:
+        return ""
+    return f"its best fit misses the masks by {math.sqrt(left):.1f} times their errors"
 
 
 def _worse_than_persistence(

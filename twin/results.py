@@ -195,8 +195,12 @@ class Calibration:
         Number of independent boundary observations that the voxels of all follow-up masks amount to.
     iterations : int
         Levenberg-Marquardt steps taken.
-    posterior, priors, settings
-        What a forecast needs.
+    posterior : Posterior
+        Of the parameters that fit best, which a forecast goes on with.
+    real : Posterior
+        Of the real parameters, wider by the discrepancy between model and tumour: what ``parameters`` report.
+    priors, settings
+        What a forecast needs beside.
     therapies : tuple of Therapy
         Treatments, past and planned, on the calendar of the visits and the grid of the tissue maps.
     refinement : tuple of int
@@ -212,6 +216,7 @@ class Calibration:
     effective_samples: float
     iterations: int
     posterior: Posterior
+    real: Posterior
     priors: Priors
     settings: CalibrationSettings
     therapies: tuple[Therapy, ...] = ()

@@ -170,8 +170,8 @@ class Scene:
 
 
 def boundary_sd_mm(settings: CalibrationSettings, spacing_mm: tuple[float, float, float]) -> float:
-    """Standard deviation of the shift of a whole boundary, mm."""
-    return max(settings.boundary_sd_mm, 0.5 * max(spacing_mm))
+    """Standard deviation of the shift of a whole boundary, mm: at least that of rounding to a voxel."""
+    return max(settings.boundary_sd_mm, max(spacing_mm) / math.sqrt(12.0))
 
 
 def starting_width(position: Vector) -> float:

@@ -28,13 +28,15 @@ class CalibrationSettings:
         How many times slower cells diffuse in grey than in white matter.
     boundary_sd_mm : float
         Standard deviation of the outward shift of a whole segmentation boundary, mm, one draw a visit and mask;
-        never taken below half a voxel. The same figure is the local, correlated jitter of a starting boundary.
+        never taken below that of rounding to a voxel, its side over the root of 12. The same figure is the local,
+        correlated jitter of a starting boundary.
     boundary_correlation_mm : float
         Shortest correlation length of boundary errors, mm; a longer one seen in the residuals is used instead.
     diffusivity_discrepancy, proliferation_discrepancy : float
         Log standard deviations by which a real (or another model's) diffusivity and proliferation differ from those
         that fit best, however many voxels agree. Tissue that is not as its maps say changes the first, which the
-        scans then show in velocity and width of the front together.
+        scans then show in velocity and width of the front together. Reported parameters are that uncertain; forecasts
+        go on with those that fit best.
     growth_discrepancy : float
         Log standard deviation of a change of pace between the calibrated past and the forecast.
     samples : int
@@ -68,7 +70,7 @@ class CalibrationSettings:
     gray_matter_ratio: float = 10.0
     boundary_sd_mm: float = 0.7
     boundary_correlation_mm: float = 6.0
-    diffusivity_discrepancy: float = 0.22
+    diffusivity_discrepancy: float = 0.35
     proliferation_discrepancy: float = 0.1
     growth_discrepancy: float = 0.08
     samples: int = 64

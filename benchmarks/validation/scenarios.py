@@ -9,8 +9,8 @@ EXACT = Noise()
 INDEPENDENT = Noise(density=0.05)
 CORRELATED = Noise(whole_mm=0.7, local_mm=0.7, length_mm=5.0)
 REALISTIC = Noise(whole_mm=0.7, local_mm=0.7, length_mm=5.0, density=0.05)
-ASSUMED = Noise(whole_mm=1.0, local_mm=1.0, length_mm=6.0)
-"""The twin's own law on a grid of 2 mm: no boundary is believed to be known better than half a voxel."""
+ASSUMED = Noise(whole_mm=0.7, local_mm=0.7, length_mm=6.0)
+"""The twin's own law."""
 WITHOUT_DISCREPANCY = {
     "diffusivity_discrepancy": 0.0,
     "proliferation_discrepancy": 0.0,

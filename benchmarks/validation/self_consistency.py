@@ -142,7 +142,7 @@ def scores_of_parameters(
     calibration: Calibration, position: Vector, generator: np.random.Generator
 ) -> Scores:
     """Scores of the parameters; without draws, ranks are among draws of the Gaussian posterior."""
-    posterior = calibration.posterior
+    posterior = calibration.real
     draws = posterior.draws
     if draws is None:
         root = np.linalg.cholesky(posterior.covariance)

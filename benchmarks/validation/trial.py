@@ -221,7 +221,7 @@ def _parameters(calibration: Calibration, patient: Patient) -> Row:
 
 def _rank(calibration: Calibration, found: ParameterEstimate, true: float) -> float:
     """Rank of the truth in the marginal posterior: among its draws, or in the log-normal that it is without them."""
-    posterior = calibration.posterior
+    posterior = calibration.real
     if posterior.draws is None:
         lower, upper = found.interval95
         sd = math.log(upper / lower) / (2 * float(norm.ppf(0.975)))

@@ -34,15 +34,13 @@ def pool(tmp_path_factory) -> Path:
 
 
 def overconfident(calibration):
-    """A calibration with a posterior covariance ten times too small."""
+    """A calibration with a posterior covariance a hundred times too small."""
     posterior = calibration.posterior
-    shrunk = replace(posterior, covariance=posterior.covariance / 10)
+    shrunk = replace(posterior, covariance=posterior.covariance / 100)
     parameters = tuple(
         replace(
             found,
-            interval95=tuple(
-                found.estimate * (bound / found.estimate) ** (1 / math.sqrt(10)) for bound in found.interval95
-            ),
+            interval95=tuple(found.estimate * (bound / found.estimate) ** 0.1 for bound in found.interval95),
         )
         for found in calibration.parameters
     )

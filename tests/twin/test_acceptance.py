@@ -1,10 +1,11 @@
 """When the growth model is refused for what the masks alone show."""
 
 import pytest
+import torch
 
 from tests.twin.heads import CORE, WHOLE, grow, head, resample
-from twin import CalibrationSettings, Chemotherapy, Radiotherapy, TumourObservation
-from twin.acceptance import shrinking
+from twin import CalibrationSettings, Chemotherapy, Radiotherapy, Surgery, TumourObservation, calibrate
+from twin.acceptance import hopeless
 from twin.scene import Scene, Tissue
 
 SPACING = 4.0
@@ -23,8 +24,46 @@ SPACING = 4.0
 )
 def test_a_shrinking_mask_needs_a_treatment_that_acts_between_the_visits(therapies, refused):
     maps, _ = head(SPACING)
-    small, large = (resample(u, SPACING) for u in grow(0.2, 0.04, [0.0, 90.0], spacing=3.0))
+    small, large = (resample(u, SPACING) for u in grow(0.2, 0.04, [0.0, 30.0], spacing=3.0))
     visits = [TumourObservation(day, u > CORE, u > WHOLE) for day, u in ((0.0, large), (90.0, small))]
     settings = CalibrationSettings()
     scene = Scene.build(Tissue.prepare(maps, visits, settings), visits, 15.0, settings, therapies=therapies)
-    assert ("shrank" in shrinking(scene, visits)) == refused
+    assert ("shrank" in hopeless(scene, visits)) == refused
+
+
+def test_what_treatment_left_of_a_tumour_must_show_how_dense_it_is():
+    maps, _ = head(SPACING)
+    small, large = (resample(u, SPACING) for u in grow(0.2, 0.04, [0.0, 60.0], volume_ml=4.0, spacing=3.0))
+    visits = [TumourObservation(day, u > CORE, u > WHOLE) for day, u in ((0.0, large), (90.0, small))]
+    assert float((small > WHOLE).sum()) < 0.2 * float((large > WHOLE).sum())
+    settings = CalibrationSettings()
+
+    def reason(therapy):
+        prepared = Tissue.prepare(maps, visits, settings)
+        scene = Scene.build(prepared, visits, 15.0, settings, therapies=[therapy])
+        return hopeless(scene, visits)
+
+    assert "how dense the rest is no longer shows" in reason(Radiotherapy([30.0], [2.0]))
+    assert reason(Surgery(30.0, torch.zeros_like(maps.domain))) == "", (
+        "what a resection leaves is as dense as before"
+    )
+
+
+def test_growth_that_stops_untold_is_widened_by_how_badly_it_fits():
+    maps, _ = head(SPACING)
+    grown = [resample(u, SPACING) for u in grow(0.25, 0.04, [0.0, 40.0, 50.0, 100.0], spacing=3.0)]
+    settings = CalibrationSettings(importance_samples=0, check_skill=False, refine=False)
+
+    def calibrated(last):
+        shown = zip((0.0, 40.0, 100.0), (grown[0], grown[1], last), strict=True)
+        return calibrate(
+            maps, [TumourObservation(d, u > CORE, u > WHOLE) for d, u in shown], settings=settings
+        )
+
+    steady, halted = calibrated(grown[3]), calibrated(grown[2])
+    assert not any("times their errors" in warning for warning in steady.warnings)
+    assert halted.acceptable and any("times their errors" in warning for warning in halted.warnings)
+    widths = [found.posterior.covariance[0, 0] ** 0.5 for found in (steady, halted)]
+    assert widths[1] > 2.0 * widths[0]
+    for found in (steady, halted):
+        assert (found.real.covariance.diagonal() >= found.posterior.covariance.diagonal()).all()
