@@ -34,7 +34,7 @@ _SOLVES = 64
 """Of a round; the first has at least three for each coefficient that it teaches."""
 _GOOD_SHARE = 0.8
 """Share of effective draws from which on the weights tell the surface's posterior from the model's no more."""
-_ROUNDS = 4
+_ROUNDS = 3
 _DRAWS = 1024
 """From a surface that can be trusted, where draws cost nothing."""
 _PARTICLES = 128

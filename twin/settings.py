@@ -76,7 +76,7 @@ class CalibrationSettings:
     samples: int = 64
     initial_ensemble: int = 8
     seed: int = 0
-    importance_samples: int = 256
+    importance_samples: int = 128
     max_iterations: int = 15
     multi_start: bool = True
     check_skill: bool = True

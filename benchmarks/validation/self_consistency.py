@@ -216,7 +216,7 @@ def main() -> None:
         prog="python -m benchmarks.validation.self_consistency", description=__doc__
     )
     parser.add_argument("--patients", type=int, default=200)
-    parser.add_argument("--importance", type=int, default=256, help="0 scores Laplace's approximation")
+    parser.add_argument("--importance", type=int, default=128, help="0 scores Laplace's approximation")
     parser.add_argument(
         "--discrepancy", action="store_true", help="add what the product adds for a wrong model"
     )

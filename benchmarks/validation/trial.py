@@ -82,9 +82,15 @@ def twin_predictor(settings: CalibrationSettings, priors: Priors | None = None) 
 
 def version_of(scenario: Scenario, settings: CalibrationSettings, seed: int) -> str:
     """Digest of everything that a row depends on beside the patient's number."""
-    ours = digest_of_modules([cohort, observation], f"{cohort.truth_version()} {seed} {COARSE_MM}")
-    everything = [asdict(scenario), asdict(settings), ours, twin_version()]
+    codes = [cohort_version(), cohort.truth_version(), twin_version()]
+    everything = [asdict(scenario), asdict(settings), seed, COARSE_MM, *codes]
     return digest_of_modules([], json.dumps(everything, sort_keys=True))
+
+
+@lru_cache(maxsize=1)
+def cohort_version() -> str:
+    """Digest of the code that draws and observes patients, taken once a process."""
+    return digest_of_modules([cohort, observation])
 
 
 @lru_cache(maxsize=1)
