@@ -17,7 +17,7 @@ from operators.result_writer import ResultWriterOperator
 from operators.series_selector import SeriesSelectorOperator
 from operators.study_loader import StudyLoaderOperator
 from operators.tissue_mapper import TissueMapperOperator
-from operators.treatment_plan import ChemotherapyCourse, Course, RadiotherapyCourse
+from operators.treatment_plan import ChemotherapyCourse, Course, RadiotherapyCourse, asked_dose
 from operators.tumour_segmenter import TumourSegmenterOperator
 
 
@@ -42,6 +42,7 @@ class OncoTwinApplication(Application):
 
     def compose(self) -> None:
         settings = self._settings.oncotwin
+        courses = [_course(entry) for entry in settings.treatments]
         loader = StudyLoaderOperator(
             self,
             CountCondition(self, 1),
@@ -61,6 +62,7 @@ class OncoTwinApplication(Application):
             name="series_selector",
             required=segmenter.required_roles,
             rules=[rule.model_dump(exclude_none=True) for rule in settings.ingest.series_rules],
+            rtdose=asked_dose(courses),
         )
         preprocessor = PreprocessorOperator(self, name="preprocessor", seed=settings.seed)
         mapper = TissueMapperOperator(
@@ -80,7 +82,7 @@ class OncoTwinApplication(Application):
             gray_matter_ratio=settings.twin.gray_matter_ratio,
             device=settings.twin.device,
             seed=settings.seed,
-            courses=[_course(entry) for entry in settings.treatments],
+            courses=courses,
         )
         predictor = GrowthPredictorOperator(
             self, name="growth_predictor", horizons_days=settings.forecast.horizons_days

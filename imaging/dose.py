@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pydicom
@@ -53,6 +53,27 @@ def chosen_dose(doses: Sequence[DoseFile], wanted: str) -> DoseFile:
             "unknown; add the one that was, or name its SOPInstanceUID in the settings.",
         )
     return plans[0]
+
+
+def require_usable_dose(doses: Sequence[DoseFile], wanted: str, frames: Collection[str]) -> None:
+    """Refuse the dose that settings ask for if it cannot be used, before anything long is computed.
+
+    Parameters
+    ----------
+    doses, wanted
+        As for :func:`chosen_dose`.
+    frames : collection of str
+        Frame of Reference UIDs of the visits' reference series.
+
+    Raises
+    ------
+    ImagingError
+        As :func:`dose_on_grid`.
+    """
+    dose = chosen_dose(doses, wanted)
+    if not dose.frame_of_reference_uid or dose.frame_of_reference_uid not in frames:
+        raise _elsewhere(dose)
+    read_dose(dose)
 
 
 def read_dose(dose: DoseFile) -> Volume:
@@ -110,12 +131,16 @@ def dose_on_grid(dose: DoseFile, visits: Sequence[PreparedVisit], grid: Geometry
     frame = dose.frame_of_reference_uid
     visit = next((v for v in visits if v.reference.geometry.frame_of_reference_uid == frame != ""), None)
     if visit is None:
-        raise ImagingError(
-            Reason.BAD_DOSE,
-            f"The FrameOfReferenceUID of {dose.path.name} is that of no visit's reference series, so where the dose "
-            "lies in these images is unknown; export it resampled to one of them.",
-        )
+        raise _elsewhere(dose)
     return read_dose(dose).resampled(grid, visit.first_to_visit, outside=float("nan"))
+
+
+def _elsewhere(dose: DoseFile) -> ImagingError:
+    return ImagingError(
+        Reason.BAD_DOSE,
+        f"The FrameOfReferenceUID of {dose.path.name} is that of no visit's reference series, so where the dose "
+        "lies in these images is unknown; export it resampled to one of them.",
+    )
 
 
 def _check_meaning(dataset: Dataset, name: str) -> None:

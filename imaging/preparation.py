@@ -114,6 +114,11 @@ class PreparedVisit:
         return self.images[role].resampled(self.reference.geometry, registration.transform)
 
 
+def reference_role(chosen: Mapping[Role, Series]) -> Role:
+    """The contrast that the others of its visit are registered to."""
+    return next(role for role in REFERENCE_ORDER if role in chosen)
+
+
 def prepare_visits(
     selected: Sequence[tuple[Visit, Mapping[Role, Series]]],
     *,
@@ -140,7 +145,7 @@ def prepare_visits(
     for number, (_, chosen) in enumerate(selected, start=1):
         progress(f"visit {number} of {len(selected)}: reading {len(chosen)} series")
         read.append({role: read_volume(chosen[role]) for role in ROLES if role in chosen})
-    references = [next(role for role in REFERENCE_ORDER if role in images) for images in read]
+    references = [reference_role(chosen) for _, chosen in selected]
     baseline = read[0][references[0]]
     # Registrations know nothing of each other: all of them share the processors.
     with single_thread(), ThreadPoolExecutor() as pool:

@@ -16,7 +16,7 @@ from imaging.preparation import mask_on_grid
 from imaging.report_content import Status
 from operators.messages import CalibratedTwin, MappedStudies, SegmentedVisit
 from operators.progress import about, say
-from operators.treatment_plan import Course, RadiotherapyCourse, sentences_of, therapies_of
+from operators.treatment_plan import Course, asked_dose, sentences_of, therapies_of
 from twin import CalibrationSettings, LogNormal, Priors, TumourObservation, calibrate
 from twin import TissueMaps as TwinTissueMaps
 from twin.settings import DeviceName
@@ -140,14 +140,10 @@ def _plan_dose(
     ImagingError
         ``BAD_DOSE`` if the RT Dose cannot be used or does not reach all of the tumour.
     """
-    wanted = [
-        course.rtdose
-        for course in courses
-        if isinstance(course, RadiotherapyCourse) and course.rtdose is not None
-    ]
-    if not wanted:
+    wanted = asked_dose(courses)
+    if wanted is None:
         return None
-    dose = chosen_dose(mapped.segmented.catalog.doses, wanted[0])
+    dose = chosen_dose(mapped.segmented.catalog.doses, wanted)
     visits = [visit.prepared for visit in mapped.segmented.visits]
     plan_gy = torch.from_numpy(dose_on_grid(dose, visits, mapped.grid).array)
     tumour = torch.stack([observation.whole for observation in observations]).any(dim=0)

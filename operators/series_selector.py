@@ -1,4 +1,4 @@
-"""Operator: catalogue to the series of each visit that the run uses."""
+"""Operator: catalogue to the series of each visit that the run uses, and the dose if it asks for one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from imaging.catalog import Catalog
-from imaging.preparation import require_intervals
+from imaging.dose import require_usable_dose
+from imaging.preparation import reference_role, require_intervals
 from imaging.role_selection import RoleRule, select_roles
 from imaging.roles import Role
 from operators.messages import SelectedStudies, SelectedVisit
@@ -16,7 +17,7 @@ from operators.progress import say
 
 
 class SeriesSelectorOperator(Operator):
-    """Chooses T1, T1CE, T2 and FLAIR of every visit.
+    """Chooses T1, T1CE, T2 and FLAIR of every visit, and refuses an unusable dose before they are registered.
 
     Named input
     -----------
@@ -33,10 +34,12 @@ class SeriesSelectorOperator(Operator):
         *args: Any,
         required: frozenset[Role],
         rules: Sequence[Mapping[str, Any]],
+        rtdose: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.required = required
         self.rules = tuple(RoleRule(**rule) for rule in rules)
+        self.rtdose = rtdose
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -51,4 +54,9 @@ class SeriesSelectorOperator(Operator):
             SelectedVisit(visit, select_roles(visit, required=self.required, rules=self.rules))
             for visit in catalog.visits
         )
+        if self.rtdose is not None:
+            chosen = [visit.selection.chosen for visit in visits]
+            geometries = [series[reference_role(series)].geometry for series in chosen]
+            frames = {geometry.frame_of_reference_uid for geometry in geometries if geometry is not None}
+            require_usable_dose(catalog.doses, self.rtdose, frames)
         op_output.emit(SelectedStudies(catalog, visits), "selected")

@@ -59,6 +59,12 @@ class ChemotherapyCourse:
 Course = RadiotherapyCourse | ChemotherapyCourse
 
 
+def asked_dose(courses: Sequence[Course]) -> str | None:
+    """The RT Dose that a course of radiotherapy asks for; settings allow one at most."""
+    wanted = (course.rtdose for course in courses if isinstance(course, RadiotherapyCourse))
+    return next((dose for dose in wanted if dose is not None), None)
+
+
 def therapies_of(
     courses: Sequence[Course], first_visit: datetime, plan_gy: Tensor | None = None
 ) -> tuple[Therapy, ...]:

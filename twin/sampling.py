@@ -34,13 +34,14 @@ _SOLVES = 64
 """Of a round; the first has at least three for each coefficient that it teaches."""
 _GOOD_SHARE = 0.8
 """Share of effective draws from which on the weights tell the surface's posterior from the model's no more."""
-_ROUNDS = 3
 _DRAWS = 1024
 """From a surface that can be trusted, where draws cost nothing."""
 _PARTICLES = 128
 _LEAST_SHARE = 0.5
 """Share of the particles that a tempering step keeps effective."""
 _MOVES = 3
+_LEAST_STEP = 1e-3
+"""Of the tempering, so that it ends whatever the surface is like."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def sample(likelihood: Likelihood, minimum: Minimum, count: int, seed: int) -> S
     minimum : Minimum
         Its mode, with the Gauss-Newton Hessian.
     count : int
-        Most solves at draws of a surface that needs weights; as many draws are returned.
+        Solves at draws of a surface that needs weights, twice as many where their tail is too heavy; as many draws are
+        returned.
     seed : int
         Of all random numbers.
     """
@@ -153,22 +155,21 @@ def sample(likelihood: Likelihood, minimum: Minimum, count: int, seed: int) -> S
     size, sight = marginal.size, marginal.sight
     mode, root = minimum.position[:size], np.linalg.cholesky(np.linalg.inv(minimum.at.hessian)[:size, :size])
     cloud = _Cloud.solved(marginal, mode + student(max(_SOLVES, 3 * terms(size)), size, generator) @ root.T)
-    for round_ in range(_ROUNDS):
+    for solves, weighed in ((_SOLVES, False), (_SOLVES, False), (count, True), (2 * count, True)):
         law = Response.fitted(sight, mode, root, cloud.heads, cloud.residuals, cloud.log_target)
-        last = round_ == _ROUNDS - 1
-        fresh = _Cloud.solved(marginal, law.draw(max(count, _SOLVES) if last else _SOLVES, generator))
+        fresh = _Cloud.solved(marginal, law.draw(solves, generator))
         weights = pareto_smoothed(fresh.log_target - law.log_density(fresh.heads))
         if weights.khat <= KHAT_LIMIT and weights.effective >= _GOOD_SHARE * len(fresh.heads):
             heads = law.draw(_DRAWS, generator)
             drawn = _Particles(heads, *law(heads))
             break
+        if weights.khat <= KHAT_LIMIT and weighed:
+            drawn = fresh.particles(sight).take(resampled(weights, count, generator))
+            break
         cloud = cloud.joined(fresh)
     else:
-        if weights.khat <= KHAT_LIMIT:
-            drawn = fresh.particles(sight).take(resampled(weights, count, generator))
-        else:
-            drawn = _Tempering(marginal, law, generator).run(min(count, _PARTICLES))
-            drawn = drawn.take(generator.permutation(np.resize(np.arange(len(drawn.heads)), count)))
+        drawn = _Tempering(marginal, law, generator).run(min(count, _PARTICLES))
+        drawn = drawn.take(generator.permutation(np.resize(np.arange(len(drawn.heads)), count)))
     spread = np.linalg.cholesky(sight.tail_covariance)
     shifts = drawn.shifts + generator.standard_normal(drawn.shifts.shape) @ spread.T
     draws = np.concatenate([drawn.heads, shifts], axis=1)
@@ -256,14 +257,15 @@ class _Tempering:
 
 def _largest_step(ratio: Vector, most: float) -> float:
     """Largest step of the temperature that leaves half of the particles effective."""
+
+    def share(step: float) -> float:
+        weights = np.exp(normalised(step * ratio))
+        return float(1.0 / (weights**2).sum() / ratio.size)
+
+    if share(most) >= _LEAST_SHARE:
+        return most
     low, high = 0.0, most
-    for _ in range(40):
-        middle = high if low == 0.0 and high == most else (low + high) / 2.0
-        weights = np.exp(normalised(middle * ratio))
-        if 1.0 / (weights**2).sum() >= _LEAST_SHARE * ratio.size:
-            if middle == most:
-                return most
-            low = middle
-        else:
-            high = middle
-    return max(low, 1e-4)
+    for _ in range(30):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if share(middle) >= _LEAST_SHARE else (low, middle)
+    return max(low, _LEAST_STEP)

@@ -16,12 +16,14 @@ import yaml
 from imaging import codes
 from imaging.catalog import read_catalog
 from imaging.role_selection import select_roles
+from operators.failures import ExitCode
 from tests.app.conftest import Run
 from tests.app.test_application import (
     assert_conformant,
     assert_one_patient_and_resolved_references,
     result_of,
 )
+from tests.app.test_bad_input import assert_refused, change
 from tests.imaging.dicom_factory import write_dose
 
 FIRST = date(2024, 3, 11)
@@ -74,6 +76,16 @@ def pages_of(pdf: pydicom.Dataset, folder: Path) -> str:
     path.write_bytes(pdf.EncapsulatedDocument)
     done = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True)
     return " ".join(done.stdout.split())
+
+
+def test_an_unusable_dose_ends_the_run_before_anything_is_registered(
+    run_app: Callable[..., Run], quick_settings: Path, patient: Path, tmp_path: Path
+) -> None:
+    change(irradiate(patient, 4.0), DoseType="EFFECTIVE")
+    treatments = [{"kind": "radiotherapy", "dates": [FIRST + timedelta(30)], "rtdose": "auto"}]
+    run = run_app(patient, "--config", str(written(quick_settings, tmp_path / "app.yaml", treatments)))
+    assert_refused(run, ExitCode.INPUT, "bad_dose")
+    assert "choosing the series" in run.stderr and "registering" not in run.stderr
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from imaging.__main__ import main
 from imaging.catalog import read_catalog
-from imaging.dose import chosen_dose, dose_on_grid, read_dose
+from imaging.dose import chosen_dose, dose_on_grid, read_dose, require_usable_dose
 from imaging.errors import ImagingError, Reason
 from imaging.geometry import Geometry, Volume
 from tests.imaging.dicom_factory import uid, write_dose, write_visit
@@ -166,3 +166,20 @@ def test_a_dose_is_listed_and_counts_in_the_digest(
     assert main([str(folder)]) == 0
     assert "dose dose.dcm (PLAN" in capsys.readouterr().out
     assert pydicom.dcmread(path).Modality == "RTDOSE"
+
+
+def test_a_dose_that_cannot_be_used_is_refused_before_anything_is_registered(
+    folder: Path, write: WriteDose
+) -> None:
+    frames = {uid("visit frame")}
+    with pytest.raises(ImagingError, match="0 RT Dose objects"):
+        require_usable_dose(read_catalog(folder).doses, "auto", frames)
+    write(file="plan.dcm")
+    doses = read_catalog(folder).doses
+    require_usable_dose(doses, "auto", frames)
+    for others in (set(), {uid("other")}, {""}):
+        with pytest.raises(ImagingError, match="FrameOfReferenceUID of plan"):
+            require_usable_dose(doses, "auto", others)
+    write(file="plan.dcm", DoseType="EFFECTIVE")
+    with pytest.raises(ImagingError, match="DoseType EFFECTIVE"):
+        require_usable_dose(read_catalog(folder).doses, "auto", frames)

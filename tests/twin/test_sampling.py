@@ -202,3 +202,12 @@ def test_members_of_a_batch_do_not_touch_each_other(likelihood):
     assert together[0] == pytest.approx(np.concatenate([log for log, _ in alone]), abs=0.02)
     assert together[1] == pytest.approx(np.concatenate([shift for _, shift in alone]), abs=0.01)
     assert marginal.solves == 10
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0, 50.0, 200.0])
+def test_a_tempering_step_leaves_half_of_the_particles_effective(spread):
+    ratio = spread * np.random.default_rng(1).standard_normal(128)
+    step = sampling._largest_step(ratio, 0.8)
+    weights = np.exp(step * (ratio - ratio.max()))
+    share = weights.sum() ** 2 / (weights**2).sum() / ratio.size
+    assert step == 0.8 if spread < 1.0 else share == pytest.approx(0.5, abs=0.01)
