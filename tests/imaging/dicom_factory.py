@@ -1,4 +1,4 @@
-"""Writes small synthetic DICOM: classic and enhanced series with any geometry, segmentations, structure sets, doses."""
+"""Writes small synthetic DICOM: classic and enhanced series with any geometry, doses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -20,7 +17,6 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     MRImageStorage,
     RTDoseStorage,
-    RTStructureSetStorage,
     generate_uid,
 )
 
@@ -151,7 +147,7 @@ def write_series(
     order = list(range(array.shape[2])) if file_order is None else list(file_order)
     if enhanced:
         dataset = _enhanced(array, matrix, name, modality, dict(attributes or {}), per_slice, order)
-        return [_save(dataset, folder / f"{name}.dcm", transfer_syntax)]
+        return [save(dataset, folder / f"{name}.dcm", transfer_syntax)]
     paths = []
     for n, k in enumerate(order):
         dataset = _header(name, modality, array)
@@ -164,9 +160,9 @@ def write_series(
         dataset.PixelSpacing = spacing
         dataset.SliceThickness = decimal(np.linalg.norm(matrix[:3, 2]))
         dataset.PixelData = np.ascontiguousarray(array[:, :, k].T).tobytes()
-        _apply(dataset, attributes or {})
-        _apply(dataset, per_slice(k) if per_slice else {})
-        paths.append(_save(dataset, folder / f"{name}_{n:03d}.dcm", transfer_syntax))
+        set_attributes(dataset, attributes or {})
+        set_attributes(dataset, per_slice(k) if per_slice else {})
+        paths.append(save(dataset, folder / f"{name}_{n:03d}.dcm", transfer_syntax))
     return paths
 
 
@@ -225,119 +221,6 @@ def decimal(value: float) -> str:
     return pydicom.valuerep.format_number_as_ds(float(value))
 
 
-def write_segmentation(
-    path: Path,
-    sources: Sequence[Path],
-    segments: Mapping[str, AnyArray],
-    *,
-    codes_by_label: Mapping[str, Code] | None = None,
-    algorithm: str = "MANUAL",
-    manufacturer: str = "Workstation",
-    content_label: str = "TUMOR",
-    created: datetime = DATE,
-    kind: str = "BINARY",
-    attributes: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write a SEG with highdicom.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        File.
-    sources : sequence of pathlib.Path
-        Files of the classic series it is drawn on, in the order of the slices.
-    segments : mapping of str to numpy.ndarray
-        ``(I, J, K)`` bool (or fractions for FRACTIONAL) by segment label.
-    codes_by_label : mapping
-        Property type of each segment; a plain lesion if absent.
-    kind : {"BINARY", "FRACTIONAL", "LABELMAP"}
-        Segmentation type.
-    """
-    datasets = [pydicom.dcmread(file) for file in sources]
-    how = None
-    if algorithm != "MANUAL":
-        how = hd.AlgorithmIdentificationSequence("test", codes.DCM.ArtificialIntelligence, "1")
-    descriptions = [
-        hd.seg.SegmentDescription(
-            segment_number=n,
-            segment_label=label,
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=(codes_by_label or {}).get(label, codes.SCT.Lesion),
-            algorithm_type=algorithm,
-            algorithm_identification=how,
-        )
-        for n, label in enumerate(segments, start=1)
-    ]
-    stacked = np.stack([mask.transpose(2, 1, 0) for mask in segments.values()], axis=-1)
-    segmentation = hd.seg.Segmentation(
-        source_images=datasets,
-        pixel_array=stacked.astype(np.float32 if kind == "FRACTIONAL" else np.uint8),
-        segmentation_type=kind,
-        segment_descriptions=descriptions,
-        series_instance_uid=uid(f"{path.name} series"),
-        series_number=900,
-        sop_instance_uid=uid(path.name),
-        instance_number=1,
-        manufacturer=manufacturer,
-        manufacturer_model_name="test",
-        software_versions="1",
-        device_serial_number="1",
-        content_label=content_label,
-    )
-    segmentation.ContentDate, segmentation.ContentTime = f"{created:%Y%m%d}", f"{created:%H%M%S}"
-    _apply(segmentation, attributes or {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    segmentation.save_as(path)
-    return path
-
-
-def write_structure_set(
-    path: Path,
-    source: Path,
-    contours: Mapping[str, Sequence[AnyArray]],
-    *,
-    created: datetime = DATE,
-    geometric_type: str = "CLOSED_PLANAR",
-) -> Path:
-    """Write an RTSTRUCT whose ROIs have contours ``(n, 3)`` in LPS mm, drawn on the series of ``source``."""
-    image = pydicom.dcmread(source)
-    dataset = Dataset()
-    for keyword in (
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyInstanceUID",
-        "StudyDate",
-    ):
-        setattr(dataset, keyword, image.get(keyword))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, uid(path.name)
-    dataset.SeriesInstanceUID, dataset.Modality = uid(f"{path.name} series"), "RTSTRUCT"
-    dataset.StructureSetDate, dataset.StructureSetTime = f"{created:%Y%m%d}", f"{created:%H%M%S}"
-    series = Dataset()
-    series.SeriesInstanceUID = image.SeriesInstanceUID
-    study = Dataset()
-    study.RTReferencedSeriesSequence = [series]
-    frame = Dataset()
-    frame.FrameOfReferenceUID = image.FrameOfReferenceUID
-    frame.RTReferencedStudySequence = [study]
-    dataset.ReferencedFrameOfReferenceSequence = [frame]
-    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
-    for n, (name, polygons) in enumerate(contours.items(), start=1):
-        roi, drawn = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = n, name, image.FrameOfReferenceUID
-        drawn.ReferencedROINumber, drawn.ContourSequence = n, []
-        for points in polygons:
-            contour = Dataset()
-            contour.ContourGeometricType, contour.NumberOfContourPoints = geometric_type, len(points)
-            contour.ContourData = [decimal(value) for value in np.asarray(points).ravel()]
-            drawn.ContourSequence.append(contour)
-        dataset.StructureSetROISequence.append(roi)
-        dataset.ROIContourSequence.append(drawn)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _save(dataset, path, ExplicitVRLittleEndian)
-
-
 def write_dose(
     path: Path,
     source: Path,
@@ -384,9 +267,9 @@ def write_dose(
     dataset.DoseUnits, dataset.DoseType, dataset.DoseSummationType = "GY", "PHYSICAL", "PLAN"
     dataset.DoseGridScaling = decimal(scaling)
     dataset.PixelData = np.round(planes / float(decimal(scaling))).astype(f"<u{bits // 8}").tobytes()
-    _apply(dataset, attributes)
+    set_attributes(dataset, attributes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _save(dataset, path, ExplicitVRLittleEndian)
+    return save(dataset, path, ExplicitVRLittleEndian)
 
 
 def _header(name: str, modality: str, array: AnyArray) -> Dataset:
@@ -451,7 +334,7 @@ def _enhanced(
         for k in order
     ]
     dataset.PixelData = np.ascontiguousarray(array[:, :, order].transpose(2, 1, 0)).tobytes()
-    _apply(dataset, attributes)
+    set_attributes(dataset, attributes)
     return dataset
 
 
@@ -460,12 +343,12 @@ def _groups(macros: Mapping[str, Mapping[str, Any]]) -> Dataset:
     for keyword, values in macros.items():
         if values:
             item = Dataset()
-            _apply(item, values)
+            set_attributes(item, values)
             setattr(groups, keyword, [item])
     return groups
 
 
-def _apply(dataset: Dataset, attributes: Mapping[str, Any]) -> None:
+def set_attributes(dataset: Dataset, attributes: Mapping[str, Any]) -> None:
     for keyword, value in attributes.items():
         if value is None:
             if keyword in dataset:
@@ -474,7 +357,7 @@ def _apply(dataset: Dataset, attributes: Mapping[str, Any]) -> None:
             setattr(dataset, keyword, value)
 
 
-def _save(dataset: Dataset, path: Path, transfer_syntax: str) -> Path:
+def save(dataset: Dataset, path: Path, transfer_syntax: str) -> Path:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

@@ -19,6 +19,7 @@ from imaging.errors import ImagingError, Reason
 from imaging.geometry import AnyArray, Geometry
 from imaging.labels import TumourLabel
 from tests.imaging import dicom_factory as factory
+from tests.imaging.drawing_factory import write_segmentation, write_structure_set
 
 NCR = Code("6574001", "SCT", "Necrosis")
 ED = Code("79654002", "SCT", "Edema")
@@ -98,7 +99,7 @@ def test_nobody_drew(tmp_path: Path, files: Any) -> None:
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_segmentation_replaces_inference(tmp_path: Path, files: Any, kind: str) -> None:
     masks = boxes()
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks, codes_by_label=BY_LABEL, kind=kind)
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks, codes_by_label=BY_LABEL, kind=kind)
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0], labels_of(masks))
@@ -108,9 +109,7 @@ def test_segmentation_replaces_inference(tmp_path: Path, files: Any, kind: str) 
 def test_fractions_count_from_one_half(tmp_path: Path, files: Any) -> None:
     masks = {label: mask.astype(np.float32) * 0.4 for label, mask in boxes().items()}
     masks["ET"] = boxes()["ET"] * np.float32(0.6)
-    factory.write_segmentation(
-        tmp_path / "seg.dcm", files["t1ce"], masks, codes_by_label=BY_LABEL, kind="FRACTIONAL"
-    )
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks, codes_by_label=BY_LABEL, kind="FRACTIONAL")
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0], np.where(boxes()["ET"], 3, 0))
@@ -119,7 +118,7 @@ def test_fractions_count_from_one_half(tmp_path: Path, files: Any) -> None:
 def test_codes_serve_without_names(tmp_path: Path, files: Any) -> None:
     masks = {f"Segment {n}": mask for n, mask in enumerate(boxes().values())}
     by_label = dict(zip(masks, BY_LABEL.values(), strict=True))
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks, codes_by_label=by_label)
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks, codes_by_label=by_label)
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0], labels_of(boxes()))
@@ -128,7 +127,7 @@ def test_codes_serve_without_names(tmp_path: Path, files: Any) -> None:
 def test_names_serve_without_codes(tmp_path: Path, files: Any) -> None:
     names = ("Necrotic core", "Peritumoral edema", "Enhancing tumor")
     masks = dict(zip(names, boxes().values(), strict=True))
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks)
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks)
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0], labels_of(boxes()))
@@ -139,7 +138,7 @@ def test_overlaps_resolve_as_et_over_ncr_over_ed(tmp_path: Path, files: Any) -> 
     masks["ED"][:] = False
     masks["ED"][1:9, 1:8, 1:7] = True
     masks["NCR"] |= masks["ET"]
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks)
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], masks)
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0], labels_of(masks))
@@ -153,7 +152,7 @@ def test_nested_regions_become_disjoint_labels(tmp_path: Path, files: Any) -> No
         "Tumor core": masks["NCR"] | masks["ET"],
         "Enhancing tumor": masks["ET"],
     }
-    factory.write_segmentation(
+    write_segmentation(
         tmp_path / "seg.dcm", files["t1ce"], nested, codes_by_label=dict.fromkeys(nested, NEOPLASM)
     )
     found = read(tmp_path)
@@ -165,41 +164,39 @@ def test_nested_regions_become_disjoint_labels(tmp_path: Path, files: Any) -> No
 def test_nested_regions_without_the_inner_one_are_refused(
     tmp_path: Path, files: Any, names: tuple[str, ...]
 ) -> None:
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], dict.fromkeys(names, boxes()["ED"]))
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], dict.fromkeys(names, boxes()["ED"]))
     refuse(tmp_path, "seg.dcm", "add ET")
 
 
 def test_several_segments_of_one_region_are_joined(tmp_path: Path, files: Any) -> None:
     masks = boxes()
     parts = {"ET": masks["ET"], "Enhancing": masks["NCR"], "ED": masks["ED"]}
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], parts)
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], parts)
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0] == 3, masks["ET"] | masks["NCR"])
 
 
 def test_unknown_segment_is_refused_by_name(tmp_path: Path, files: Any) -> None:
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], {"Brainstem": boxes()["ED"]})
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], {"Brainstem": boxes()["ED"]})
     refuse(tmp_path, "Brainstem", "seg.dcm", "NCR, ED, ET")
 
 
 def test_name_and_code_that_contradict_are_refused(tmp_path: Path, files: Any) -> None:
-    factory.write_segmentation(
-        tmp_path / "seg.dcm", files["t1ce"], {"ET": boxes()["ED"]}, codes_by_label={"ET": ED}
-    )
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], {"ET": boxes()["ED"]}, codes_by_label={"ET": ED})
     refuse(tmp_path, "'ET'", "named ET but coded as ED")
 
 
 def test_no_tumour_is_an_answer(tmp_path: Path, files: Any) -> None:
     empty = dict.fromkeys(BY_LABEL, np.zeros(factory.SHAPE, dtype=bool))
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], empty)
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], empty)
     found = read(tmp_path)
     assert found is not None
     assert not found[0].any()
 
 
 def test_no_frames_is_no_tumour(tmp_path: Path, files: Any) -> None:
-    path = factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], boxes())
+    path = write_segmentation(tmp_path / "seg.dcm", files["t1ce"], boxes())
     dataset = pydicom.dcmread(path)
     dataset.NumberOfFrames = 0
     del dataset.PerFrameFunctionalGroupsSequence, dataset.PixelData
@@ -215,7 +212,7 @@ def test_drawn_on_another_series_of_the_same_frame_of_reference(tmp_path: Path, 
     for label, mask in boxes().items():
         masks[label][:, :, ::2] = mask
         masks[label][:, :, 1::2] = mask[:, :, :-1]
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1"], masks)
+    write_segmentation(tmp_path / "seg.dcm", files["t1"], masks)
     found = read(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found[0], labels_of(boxes()))
@@ -226,7 +223,7 @@ def test_frames_without_tumour_left_out(tmp_path: Path, files: Any) -> None:
     masks = {label: np.zeros((12, 10, 15), dtype=bool) for label in BY_LABEL}
     masks["ET"][3:6, 2:4, 4:8] = True
     masks["ED"][3:6, 2:4, 12] = True
-    factory.write_segmentation(tmp_path / "seg.dcm", files["t1"], masks)
+    write_segmentation(tmp_path / "seg.dcm", files["t1"], masks)
     expected = np.where(masks["ET"], 3, 0) + np.where(masks["ED"], 2, 0)
     before = read(tmp_path, "t1_mprage_sag post")
     for file in files["t1"]:
@@ -243,7 +240,7 @@ def test_another_frame_of_reference_is_refused(tmp_path: Path) -> None:
     files = factory.write_visit(tmp_path, contrasts=("t1ce",))
     other = factory.write_series(tmp_path / "other", name="other", attributes=stated)
     assert files
-    factory.write_segmentation(tmp_path / "seg.dcm", other, boxes())
+    write_segmentation(tmp_path / "seg.dcm", other, boxes())
     refuse(tmp_path, "FrameOfReferenceUID", "series 1")
 
 
@@ -256,38 +253,34 @@ def test_tumour_outside_the_reference_is_refused(tmp_path: Path) -> None:
         **factory.CONTRASTS["t2"],
     }
     other = factory.write_series(tmp_path / "other", matrix=shifted, name="other", attributes=stated)
-    factory.write_segmentation(tmp_path / "seg.dcm", other, boxes())
+    write_segmentation(tmp_path / "seg.dcm", other, boxes())
     refuse(tmp_path, "outside")
 
 
 class TestWhichOne:
     def test_newest_wins(self, tmp_path: Path, files: Any) -> None:
         old = {label: np.zeros_like(mask) for label, mask in boxes().items()}
-        factory.write_segmentation(
+        write_segmentation(
             tmp_path / "a.dcm", files["t1ce"], boxes(), created=factory.DATE + timedelta(hours=2)
         )
-        factory.write_segmentation(
-            tmp_path / "b.dcm", files["t1ce"], old, created=factory.DATE + timedelta(hours=1)
-        )
+        write_segmentation(tmp_path / "b.dcm", files["t1ce"], old, created=factory.DATE + timedelta(hours=1))
         found = read(tmp_path)
         assert found is not None
         np.testing.assert_array_equal(found[0], labels_of(boxes()))
 
     def test_a_tie_is_refused(self, tmp_path: Path, files: Any) -> None:
         for name in ("a.dcm", "b.dcm"):
-            factory.write_segmentation(tmp_path / name, files["t1ce"], boxes())
+            write_segmentation(tmp_path / name, files["t1ce"], boxes())
         refuse(tmp_path, "a.dcm and b.dcm")
 
     def test_one_object_a_region_is_refused(self, tmp_path: Path, files: Any) -> None:
         for n, (label, mask) in enumerate(boxes().items()):
             created = factory.DATE + timedelta(seconds=n)
-            factory.write_segmentation(
-                tmp_path / f"{label}.dcm", files["t1ce"], {label: mask}, created=created
-            )
+            write_segmentation(tmp_path / f"{label}.dcm", files["t1ce"], {label: mask}, created=created)
         refuse(tmp_path, "ET.dcm", "one object")
 
     def test_forecasts_are_never_corrections(self, tmp_path: Path, files: Any) -> None:
-        factory.write_segmentation(
+        write_segmentation(
             tmp_path / "seg.dcm",
             files["t1ce"],
             boxes(),
@@ -298,13 +291,11 @@ class TestWhichOne:
         assert "forecast" in read_catalog(tmp_path).ignored[0].reason
 
     def test_a_relabelled_forecast_is_no_correction(self, tmp_path: Path, files: Any) -> None:
-        factory.write_segmentation(
-            tmp_path / "seg.dcm", files["t1ce"], {"FORECAST +30 d core": boxes()["ET"]}
-        )
+        write_segmentation(tmp_path / "seg.dcm", files["t1ce"], {"FORECAST +30 d core": boxes()["ET"]})
         assert read(tmp_path) is None
 
     def test_own_automatic_segmentation_is_no_correction(self, tmp_path: Path, files: Any) -> None:
-        factory.write_segmentation(
+        write_segmentation(
             tmp_path / "seg.dcm", files["t1ce"], boxes(), algorithm="AUTOMATIC", manufacturer="OncoTwin"
         )
         assert read(tmp_path) is None
@@ -316,7 +307,7 @@ class TestWhichOne:
     def test_edited_or_foreign_ones_replace(
         self, tmp_path: Path, files: Any, algorithm: str, manufacturer: str
     ) -> None:
-        factory.write_segmentation(
+        write_segmentation(
             tmp_path / "seg.dcm", files["t1ce"], boxes(), algorithm=algorithm, manufacturer=manufacturer
         )
         assert read(tmp_path) is not None
@@ -324,7 +315,7 @@ class TestWhichOne:
     def test_each_visit_gets_its_own(self, tmp_path: Path) -> None:
         first = factory.write_visit(tmp_path, contrasts=("t1ce",), name="one")
         later = factory.write_visit(tmp_path, factory.DATE.replace(month=9), contrasts=("t1ce",), name="two")
-        factory.write_segmentation(tmp_path / "seg.dcm", later["t1ce"], boxes())
+        write_segmentation(tmp_path / "seg.dcm", later["t1ce"], boxes())
         catalog = read_catalog(tmp_path)
         assert [len(visit.annotations) for visit in catalog.visits] == [0, 1]
         assert first
@@ -332,13 +323,13 @@ class TestWhichOne:
     def test_a_drawing_on_images_that_are_not_there_is_ignored(self, tmp_path: Path) -> None:
         factory.write_visit(tmp_path / "in", contrasts=("t1ce",), name="one")
         other = factory.write_visit(tmp_path / "out", contrasts=("t1ce",), name="two")
-        factory.write_segmentation(tmp_path / "in" / "seg.dcm", other["t1ce"], boxes())
+        write_segmentation(tmp_path / "in" / "seg.dcm", other["t1ce"], boxes())
         (ignored,) = read_catalog(tmp_path / "in").ignored
         assert "refers to no image" in ignored.reason
 
     def test_it_counts_in_the_digest(self, tmp_path: Path, files: Any) -> None:
         before = read_catalog(tmp_path).digest
-        factory.write_segmentation(tmp_path / "seg.dcm", files["t1ce"], boxes())
+        write_segmentation(tmp_path / "seg.dcm", files["t1ce"], boxes())
         assert read_catalog(tmp_path).digest != before
 
 
@@ -363,7 +354,7 @@ class TestStructureSets:
             ],
             "NCR": [],
         }
-        factory.write_structure_set(folder / "rt.dcm", files["t1ce"][0], contours, **more)
+        write_structure_set(folder / "rt.dcm", files["t1ce"][0], contours, **more)
 
     def test_contours_become_labels_with_holes(self, tmp_path: Path, files: Any) -> None:
         self.write(tmp_path, files)
