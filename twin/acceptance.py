@@ -101,11 +101,11 @@ def judge(
 
 
 def unexplained(scene: Scene, known: Sequence[Asked], position: Vector, densities: Sequence[Tensor]) -> float:
-    """What the scans show beyond their own errors, in squared standard deviations a mask.
+    """What the scans show beyond their own errors, in squared standard deviations a degree of freedom.
 
     Shifts of whole boundaries and the first front's shape are errors that the best fit asks for; residuals count as far
-    as they exceed the scatter that they were weighted with. Of the order of one, or less, when growth and noise are as
-    assumed.
+    as they exceed the scatter that they were weighted with. Degrees of freedom are the masks beyond the two that
+    velocity and width can always fit, at least two. Of the order of one, or less, when growth and noise are as assumed.
     """
     coordinates = scene.coordinates
     shift_sd = boundary_sd_mm(scene.settings, scene.tissue.spacing_mm)
@@ -114,7 +114,7 @@ def unexplained(scene: Scene, known: Sequence[Asked], position: Vector, densitie
     for target in known:
         expected = 0.0 if isinstance(target, Target) and target.at_most else target.effective
         left += misfit(target, densities[target.visit], position, scene.settings) - expected
-    return float(left) / len(known)
+    return float(left) / max(len(known) - 2, 2)
 
 
 def hopeless(scene: Scene, visits: Sequence[TumourObservation]) -> str:

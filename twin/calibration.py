@@ -196,7 +196,7 @@ def _fitted(given: Problem, scene: Scene, unknown: Posterior, futile: bool, repo
         if judged.acceptable:
             finer, narrower = _needed(given, settings, factors, position, narrow)
             if finer == factors:  # else the draws would be thrown away
-                posterior = _widened(_posterior(found, unknown), judged.unexplained, unknown)
+                posterior = _widened(_posterior(found, unknown), judged.unexplained)
                 real = _with_discrepancy(posterior, found, unknown)
                 finer, narrower = _needed(given, settings, factors, posterior.mean, narrow)
         report("calibration", done)
@@ -237,14 +237,12 @@ def _posterior(found: Fit, unknown: Posterior) -> Posterior:
     return Posterior(mean, covariance, unknown.coordinates, draws, khat)
 
 
-def _widened(posterior: Posterior, unexplained: float, unknown: Posterior) -> Posterior:
+def _widened(posterior: Posterior, unexplained: float) -> Posterior:
     """Standard deviations times the root of what the errors of the scans leave unexplained, when that is above one.
 
-    Birge's ratio (R. T. Birge, Phys. Rev. 40, 1932). Velocity and width of the front stay within the prior.
+    Birge's ratio (R. T. Birge, Phys. Rev. 40, 1932). The prior is no bound: it knows of no growth but the model's.
     """
-    shape = [LOG_VELOCITY, LOG_WIDTH]
-    room = np.sqrt(np.diag(unknown.covariance)[shape] / np.diag(posterior.covariance)[shape]).min()
-    factor = max(1.0, min(math.sqrt(max(unexplained, 0.0)), float(room)))
+    factor = math.sqrt(max(unexplained, 1.0))
     draws = posterior.draws
     if draws is not None:
         draws = posterior.mean + factor * (draws - posterior.mean)
