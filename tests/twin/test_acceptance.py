@@ -49,21 +49,20 @@ def test_what_treatment_left_of_a_tumour_must_show_how_dense_it_is():
     )
 
 
-def test_growth_that_stops_untold_is_widened_by_how_badly_it_fits():
+def test_growth_that_slows_untold_is_widened_by_how_badly_it_fits():
     maps, _ = head(SPACING)
-    grown = [resample(u, SPACING) for u in grow(0.25, 0.04, [0.0, 40.0, 50.0, 100.0], spacing=3.0)]
+    grown = [resample(u, SPACING) for u in grow(0.25, 0.04, [0.0, 40.0, 70.0, 100.0], spacing=3.0)]
     settings = CalibrationSettings(importance_samples=0, check_skill=False, refine=False)
 
     def calibrated(last):
         shown = zip((0.0, 40.0, 100.0), (grown[0], grown[1], last), strict=True)
-        return calibrate(
-            maps, [TumourObservation(d, u > CORE, u > WHOLE) for d, u in shown], settings=settings
-        )
+        visits = [TumourObservation(day, u > CORE, u > WHOLE) for day, u in shown]
+        return calibrate(maps, visits, settings=settings)
 
-    steady, halted = calibrated(grown[3]), calibrated(grown[2])
-    assert not any("times their errors" in warning for warning in steady.warnings)
-    assert halted.acceptable and any("times their errors" in warning for warning in halted.warnings)
-    widths = [found.posterior.covariance[0, 0] ** 0.5 for found in (steady, halted)]
-    assert widths[1] > 2.0 * widths[0]
-    for found in (steady, halted):
+    steady, slowed = calibrated(grown[3]), calibrated(grown[2])
+    (told,) = (warning for warning in slowed.warnings if "times their errors" in warning)
+    assert slowed.acceptable and 1.8 < float(told.split(" times")[0].split()[-1]) < 3.0
+    widths = [found.posterior.covariance[0, 0] ** 0.5 for found in (steady, slowed)]
+    assert widths[1] > 1.8 * widths[0]
+    for found in (steady, slowed):
         assert (found.real.covariance.diagonal() >= found.posterior.covariance.diagonal()).all()
