@@ -255,11 +255,14 @@ def _size_words(scores: Mapping[str, Any]) -> str:
     least, most = min(counts), max(counts)
     size = f"{least}" if least == most else f"{least} to {most}"
     words = f"Every scenario has {size} patients."
-    if least < ENOUGH:
+    few = [
+        f"{score['title']} ({score['patients']})" for score in scores.values() if score["patients"] < ENOUGH
+    ]
+    if few:
         words += (
-            f" **Preliminary**: {ENOUGH} are wanted; below that the intervals of the shares are wide, and a verdict "
-            "within chance of another is no verdict. The same command goes on from the rows on disk. No target of "
-            "this page counts as met or missed until then."
+            f" **Preliminary** where they are fewer than {ENOUGH}: {'; '.join(few)}. There the intervals of the shares "
+            "are wide, and a verdict within chance of another is no verdict. The same command goes on from the rows on "
+            "disk."
         )
     return words
 
