@@ -3,6 +3,9 @@
 #   make image, make image-services       (see docs/deployment.md)
 # BASE: any Debian or Ubuntu with Python 3.11 and libstdc++; `make image-base` makes a small one.
 ARG BASE=python:3.11-slim-bookworm
+# Memory that tensors leave is kept for the next ones: to give it back and to ask anew, page by page, costs the network a
+# quarter of its time (docs/segmentation.md). The Makefile and the benchmark read this line.
+ARG KEEP_MEMORY=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000:glibc.malloc.top_pad=67108864:glibc.malloc.arena_max=1
 
 FROM ${BASE} AS installed
 # With LOCK=requirements-cuda.lock torch is CUDA's, and nothing of CUDA is unused then (make image-gpu).
@@ -54,6 +57,8 @@ ARG VERSION
 LABEL org.opencontainers.image.title="OncoTwin gateway and MONAI Label server" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0"
+ARG KEEP_MEMORY
+ENV GLIBC_TUNABLES=${KEEP_MEMORY}
 ENV HOLOSCAN_MODEL_PATH=/opt/holoscan/models \
     PATH=/opt/venv/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/holoscan/app \
@@ -76,6 +81,8 @@ LABEL org.opencontainers.image.title="OncoTwin" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.monai.deploy.app-sdk="4.0.0" \
       org.nvidia.holoscan="4.2.0"
+ARG KEEP_MEMORY
+ENV GLIBC_TUNABLES=${KEEP_MEMORY}
 ENV HOLOSCAN_APPLICATION=/opt/holoscan/app \
     HOLOSCAN_INPUT_PATH=/var/holoscan/input \
     HOLOSCAN_OUTPUT_PATH=/var/holoscan/output \

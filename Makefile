@@ -8,6 +8,8 @@ SERVICES_IMAGE ?= localhost/oncotwin-services:$(VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# As in the container: the C library keeps what tensors leave.
+demo label gateway real train: export GLIBC_TUNABLES := $(shell sed -n 's/^ARG KEEP_MEMORY=//p' Dockerfile)
 comma := ,
 
 .PHONY: gateway sbom audit lock wheelhouse image-base image-orthanc image image-services image-gpu image-run image-sizes image-check image-check-all

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import re
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +36,9 @@ from training.losses import region_dice
 
 SHAPE = (240, 240, 155)
 SEED = 9_100_000
-ROWS = ("window", "crop", "mirrored", "eight")
+ROWS = ("window", "crop", "given-back", "mirrored", "eight")
+ALLOCATOR = "GLIBC_TUNABLES"
+_DOCKERFILE = Path(__file__).parents[1] / "Dockerfile"
 
 
 def visit(spacing_mm: float) -> dict[str, Tensor]:
@@ -103,12 +107,26 @@ def _child(queue: Any, name: str, models: Path, threads: int, arguments: tuple[A
     queue.put((time.perf_counter() - started, (peak - baseline) / 1024**2, labels.numpy()))
 
 
-def measure(name: str, models: Path, threads: int, *arguments: Argument) -> Tensor:
-    """Run one configuration in a process of its own and print its time and peak memory; returns its labels."""
+def container_allocator() -> str:
+    """How the container tells the C library to keep the memory that tensors leave."""
+    found = re.search(r"^ARG KEEP_MEMORY=(\S+)$", _DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise LookupError(f"{_DOCKERFILE} does not set KEEP_MEMORY")
+    return found[1]
+
+
+def measure(
+    name: str, models: Path, threads: int, *arguments: Argument, allocator: str | None = None
+) -> Tensor:
+    """Run one configuration in a process of its own and print its time and peak memory; returns its labels.
+
+    `allocator` is the C library's setting, None for the container's; it is read when a process starts.
+    """
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     print(f"{name} {arguments}", flush=True)
     process = context.Process(target=_child, args=(queue, name, models, threads, arguments))
+    os.environ[ALLOCATOR] = container_allocator() if allocator is None else allocator
     process.start()
     seconds, gib, labels = queue.get()
     process.join()
@@ -136,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             labels["window"] = measure("sliding window", options.models, options.threads, grid)
         if "crop" in options.rows:
             labels["crop"] = measure("one crop", options.models, options.threads, grid, 1, False, None)
+        if "given-back" in options.rows:
+            print("freed memory given back to the system:")
+            measure("one crop", options.models, options.threads, grid, 1, False, None, allocator="")
         if len(labels) == 2:
             print(f"    Dice WT between the two {region_dice(labels['crop'], labels['window'])['WT']:.4f}")
         if grid == spacing_mm:
