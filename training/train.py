@@ -88,12 +88,12 @@ PRESETS = {
     # with two.
     "tune": Preset(
         stages=(
-            Stage(0.4, ((64, 2), (80, 1), (48, 2), (80, 1))),
+            Stage(0.3, ((64, 2), (80, 1), (48, 2), (80, 1))),
             Stage(1.0, ((None, 1), (64, 2))),
         ),
         cases=160,
         minutes=90,
-        learning_rate=4e-4,
+        learning_rate=3e-4,
     ),
     "gpu": Preset(
         stages=(Stage(0.5, ((96, 8),)), Stage(1.0, ((96, 8), (None, 4)))), cases=2000, minutes=25, workers=8
