@@ -187,7 +187,7 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
         stripped=stripped,
         strip_vessels=bool(rng.random() < 0.5),
         strip_errors=bool(rng.random() < 0.15),
-        brain_statistics=bool(not stripped and rng.random() < 0.75),
+        brain_statistics=bool(not stripped and rng.random() < 0.4),
     )
 
 

@@ -43,28 +43,32 @@ _WITH_NON_ENHANCING = torch.tensor(
 )  # BRATS 2013: 3 non-enhancing, 4 enhancing
 
 
-def simulated_scores(segmenter: TumourSegmenter, count: int, first: int = 0) -> dict[str, list[Score]]:
+def simulated_scores(
+    segmenter: TumourSegmenter, count: int, first: int = 0, *, once: bool = False
+) -> dict[str, list[Score]]:
     """Scores on `count` held-out simulated heads, every fifth without tumour, by skull and contrasts.
 
-    Each is imaged with its skull and without; the stripped ones are segmented by every subset of contrasts.
+    Each is imaged with its skull and without; the stripped ones are segmented by every subset of contrasts. With
+    `once` each is imaged as its contrast says, with skull or without, and segmented by all four.
     """
     names = ["all four, with skull", *(f"{name}, stripped" for name in SUBSETS)]
-    scores: dict[str, list[Score]] = {name: [] for name in names}
+    scores: dict[str, list[Score]] = {name: [] for name in (["all four, as drawn"] if once else names)}
     for number in range(first, first + count):
         seed = HELD_OUT_SEED + number
         healthy = number % HEALTHY_EVERY == HEALTHY_EVERY - 1
         case = grow_case(seed, healthy_rate=float(healthy))
         rng = np.random.default_rng([seed, 3])
         contrast, noise = random_contrast(rng), rng.integers(1 << 32)
-        for stripped in (False, True):
+        for stripped in (contrast.stripped,) if once else (False, True):
             images = render(
                 np.random.default_rng(noise), replace(contrast, stripped=stripped, strip_errors=False), case
             )
-            for name, roles in SUBSETS.items() if stripped else [("all four", ROLES)]:
+            for name, roles in SUBSETS.items() if stripped and not once else [("all four", ROLES)]:
                 result = segmenter({role: images[ROLES.index(role)] for role in roles})
                 spacing = (segmenter.description.spacing_mm,) * 3
                 one = _score(result, case.labels, spacing)
-                scores[f"{name}, {'stripped' if stripped else 'with skull'}"].append(one)
+                view = "as drawn" if once else "stripped" if stripped else "with skull"
+                scores[f"{name}, {view}"].append(one)
         print(f"simulated head {number}: {_line(one)}", flush=True)
     return scores
 
@@ -128,9 +132,9 @@ def _line(one: Score) -> str:
     )
 
 
-def report_simulated(segmenter: TumourSegmenter, count: int, first: int) -> None:
-    """Print the summary over simulated heads, with and without skull, by contrasts given."""
-    for name, scores in simulated_scores(segmenter, count, first).items():
+def report_simulated(segmenter: TumourSegmenter, count: int, first: int, *, once: bool = False) -> None:
+    """Print the summary over simulated heads, by skull and contrasts given; see `simulated_scores`."""
+    for name, scores in simulated_scores(segmenter, count, first, once=once).items():
         print(summary(f"simulated, {name}", scores), flush=True)
 
 
@@ -196,6 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--held-out", type=int, default=0, metavar="N", help="score N patients of another generator"
     )
     parser.add_argument("--first", type=int, default=0, help="number of the first simulated head or patient")
+    parser.add_argument(
+        "--once", action="store_true", help="simulated heads with skull or without, by chance, four contrasts"
+    )
     parser.add_argument("--variants", type=int, default=2, help="answers to average: 1, 2 or 8")
     parser.add_argument("--cases", type=Path, help="folder of real cases with a reference")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the real cases")
@@ -205,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find_bundle(options.models), device=options.device, variants=options.variants
     )
     if options.simulated:
-        report_simulated(segmenter, options.simulated, options.first)
+        report_simulated(segmenter, options.simulated, options.first, once=options.once)
     if options.held_out:
         report_held_out(segmenter, options.held_out, options.first)
     if options.cases is not None:
