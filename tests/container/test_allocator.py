@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.segmentation import ALLOCATOR, container_allocator
 
 ROOT = Path(__file__).parents[2]
-# Page faults of ten tensors of 64 MiB, made and dropped in a thread of its own as an operator's are, after twenty first ones.
+# Page faults of ten tensors of 64 MiB, dropped at once, in a thread of its own as an operator has; twenty go before.
 _FAULTS = """
 import resource, threading, torch
 def work():
