@@ -3,8 +3,8 @@
 #   make image, make image-services       (see docs/deployment.md)
 # BASE: any Debian or Ubuntu with Python 3.11 and libstdc++; `make image-base` makes a small one.
 ARG BASE=python:3.11-slim-bookworm
-# Memory that tensors leave is kept for the next ones: to give it back and to ask anew, page by page, costs the network a
-# quarter of its time (docs/segmentation.md). The Makefile and the benchmark read this line.
+# Memory that tensors leave is kept for the next ones: to give it back and to ask anew, page by page, costs an answer of
+# the network a seventh of its time (docs/segmentation.md). The Makefile and the benchmark read this line.
 ARG KEEP_MEMORY=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000:glibc.malloc.top_pad=67108864:glibc.malloc.arena_max=1
 
 FROM ${BASE} AS installed

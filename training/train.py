@@ -84,8 +84,8 @@ PRESETS = {
     ),
     # On from a bundle's weights, on two cores. Patches of several sizes before whole heads, so that the group
     # normalisation learns to answer alike whatever the size of what it is given. Small patches come in twos: PyTorch
-    # leaves oneDNN for a single image whose layers are small, and a step with one patch of 48^3 then takes as long as
-    # with two.
+    # leaves oneDNN for a single image whose layers are small, and a step with one patch of 48^3 then takes nearly as
+    # long as with two.
     "tune": Preset(
         stages=(
             Stage(0.3, ((64, 2), (80, 1), (48, 2), (80, 1))),
@@ -153,7 +153,7 @@ class Trainer:
         self.team = Team()
         self.bfloat16 = has_native_bfloat16(self.device)
         # Channels-last is faster but on a CPU with AMX: 1.28 s a step at 96^3 in the plain order there, 1.45 s in the
-        # other; on one with AVX2 alone 4.9 s and 4.1 s at 80^3.
+        # other; on one with AVX2 alone 10.7 s and 8.2 s (`benchmarks.training`).
         plain = self.device.type == "cpu" and self.bfloat16
         self.order = torch.contiguous_format if plain else torch.channels_last_3d
         self.network = build_network().to(self.device, memory_format=self.order)
