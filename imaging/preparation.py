@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage
 
 from imaging.annotations import Correction, read_annotation
 from imaging.catalog import Series, Visit
@@ -33,6 +33,9 @@ Volume4 = tuple[Volume, Volume, Volume, Volume]
 
 # Growth cannot be measured between scans of one day: registration error exceeds it.
 SHORTEST_INTERVAL_DAYS = 1.0
+
+_CUT_AWAY = 0.05  # least share of an image's voxels with one value that were cut away, not measured
+_REGION = 0.01  # least share of the voxels in a connected region of them
 
 
 def require_intervals(visits: Sequence[Visit]) -> None:
@@ -212,12 +215,16 @@ def network_images(visit: PreparedVisit, spacing_mm: float) -> dict[Role, Volume
 def averaged_on_grid(image: Volume, grid: Geometry, transform: sitk.Transform | None = None) -> Volume:
     """An image on a grid that may be coarser: averaged first, since interpolation alone would alias thin structures.
 
+    Where a stripper or a defacer has left one repeated value, the cut stays sharp: what is left is averaged without
+    that value, and a voxel of which more than half was cut away holds exactly it.
+
     Parameters
     ----------
     image : Volume
         Of real numbers.
     grid : Geometry
-        The grid wanted, of equal spacing along its axes; the image's darkest value lies where it reaches beyond.
+        The grid wanted, of equal spacing along its axes; the image's darkest value, or the repeated one, lies where it
+        reaches beyond.
     transform : SimpleITK.Transform or None
         Maps points of ``grid`` to points of ``image``.
     """
@@ -225,8 +232,32 @@ def averaged_on_grid(image: Volume, grid: Geometry, transform: sitk.Transform | 
     ratio = grid.spacing[0] / np.asarray(image.geometry.spacing)
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) * 0.4
     array = image.array.astype(np.float32)
-    smooth = image.with_array(gaussian_filter(array, sigma) if sigma.any() else array)
-    return smooth.resampled(grid, transform, outside=float(array.min()))
+
+    def averaged(values: np.ndarray, outside: float) -> np.ndarray:
+        smooth = image.with_array(ndimage.gaussian_filter(values, sigma) if sigma.any() else values)
+        return smooth.resampled(grid, transform, outside=outside).array
+
+    empty, kept = _cut_away(array)
+    if kept.all():
+        return Volume(averaged(array, float(array.min())), grid)
+    share = averaged(kept.astype(np.float32), 0.0)
+    left = averaged(np.where(kept, array - empty, np.float32(0)), 0.0) / np.maximum(share, 0.5)
+    return Volume(np.where(share < 0.5, empty, empty + left), grid)
+
+
+def _cut_away(array: np.ndarray) -> tuple[np.float32, np.ndarray]:
+    """The value that a stripper or a defacer left, 0 or the darkest, and what it left as it was: bool (I, J, K).
+
+    Only connected regions of that value count: fluid may hold single zeros, which are as real as their neighbours.
+    """
+    counts = {value: int(np.count_nonzero(array == value)) for value in {0.0, float(array.min())}}
+    empty, count = max(counts.items(), key=lambda item: (item[1], -item[0]))
+    if count < _CUT_AWAY * array.size:
+        return np.float32(empty), np.ones(array.shape, dtype=bool)
+    regions, _ = ndimage.label(array == empty)
+    large = np.bincount(regions.ravel()) >= _REGION * array.size
+    large[0] = False
+    return np.float32(empty), ~large[regions]
 
 
 def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:

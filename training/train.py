@@ -322,6 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="start from these weights (model.safetensors of a bundle)")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--coarsen", type=float, help="voxel size in units of 2 mm, for a cheap first stage")
+    parser.add_argument(
+        "--seed", type=int, help="of what is drawn; another one trains on with heads not seen yet"
+    )
     parser.add_argument("--refiner", type=Path, help="folder of python -m training.refinement")
     parser.add_argument(
         "--until", type=float, default=1.0, help="stop at this share of the minutes (then --resume)"
@@ -332,7 +335,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
-    changes = {name: getattr(options, name) for name in ("cases", "minutes", "learning_rate", "coarsen")}
+    changes = {
+        name: getattr(options, name) for name in ("cases", "minutes", "learning_rate", "coarsen", "seed")
+    }
     preset = replace(preset, **{name: value for name, value in changes.items() if value is not None})
     if options.patch:
         preset = replace(preset, stages=(Stage(1.0, ((options.patch, options.batch),)),))

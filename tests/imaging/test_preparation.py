@@ -69,3 +69,29 @@ def test_beyond_the_image_lies_its_darkest_value() -> None:
     shifted = Geometry((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]))
     image = Volume(np.full((5, 5, 5), -3.0) + np.arange(5), Geometry((5, 5, 5), np.diag([2.0, 2, 2, 1])))
     assert averaged_on_grid(image, shifted).array[10:, 10:, 10:].max() == -3
+
+
+@pytest.mark.parametrize("empty", [0.0, -7.5])
+@pytest.mark.parametrize("spacing", [0.8, 2.0])
+def test_what_was_cut_away_stays_cut_away(empty: float, spacing: float) -> None:
+    """A stripped head keeps a sharp edge: what lies inside is not darkened, nothing but the repeated value outside."""
+    shape = round(80 / spacing)
+    fine = Geometry((shape,) * 3, np.diag([spacing, spacing, spacing, 1.0]))
+    distance = np.linalg.norm(np.moveaxis(np.indices(fine.shape), 0, -1) * spacing - 40.3, axis=-1)
+    brain = Volume(np.where(distance < 25, 100.0, empty), fine)
+    seen = averaged_on_grid(brain, Geometry((38, 38, 38), np.diag([2.0, 2.0, 2.0, 1.0]))).array
+    values = np.unique(seen)
+    assert values[0] == empty
+    assert np.allclose(values[1:], 100, rtol=1e-4)
+    volume = float((seen != empty).sum() * 8)
+    assert abs(volume / (4 / 3 * np.pi * 25**3) - 1) < 0.02
+
+
+def test_single_or_few_dark_voxels_are_not_cut_away() -> None:
+    """Dark voxels of an image with its air are averaged as all others."""
+    fine = Geometry((40, 40, 40), np.diag([0.5, 0.5, 0.5, 1.0]))
+    noise = np.random.default_rng(0).uniform(1, 2, fine.shape)
+    noise[:2, :2] = 0  # a quarter of a hundredth of the image
+    noise[np.random.default_rng(1).random(fine.shape) < 0.2] = 0  # and single ones all over it
+    seen = averaged_on_grid(Volume(noise, fine), Geometry((10, 10, 10), GRID.affine)).array
+    assert (seen != 0).all()
