@@ -74,6 +74,9 @@ class ModelDescription:
         Whether a fifth output channel gives the brain mask by a sigmoid of its own ("labels" only).
     largest_uncertainty
         Mean entropy that 95 of 100 cases of the model's own family stay below; None: not known.
+    least_agreement
+        Dice for the whole tumour between the first of several averaged answers and the others that 95 of 100 cases of
+        the model's own family exceed; None: not known.
     brain_volume_ml
         Range of the brain's volume in the model's family, mL; None: not known.
     patient_model
@@ -99,6 +102,7 @@ class ModelDescription:
     normalisation: Literal["head", "nonzero"] = "nonzero"
     brain_output: bool = False
     largest_uncertainty: float | None = None
+    least_agreement: float | None = None
     brain_volume_ml: tuple[float, float] | None = None
     patient_model: bool = False
     unlikeness: tuple[float, float] | None = None
@@ -220,6 +224,7 @@ def _describe(bundle: Path, metadata: Mapping[str, Any], sha256: str) -> ModelDe
         normalisation=ours.get("normalisation", "nonzero"),
         brain_output=bool(ours.get("brain_output", False)),
         largest_uncertainty=family.get("largest_uncertainty"),
+        least_agreement=family.get("least_agreement"),
         brain_volume_ml=tuple(family["brain_volume_ml"]) if "brain_volume_ml" in family else None,
         patient_model=bool(ours.get("patient_model", False)),
         unlikeness=tuple(family["unlikeness"]) if "unlikeness" in family else None,

@@ -20,10 +20,12 @@ from segmentation.network_input import (
     checked_shape,
     network_input,
     second_look,
+    whole_brain,
     without_distrusted,
 )
 from segmentation.patient_model import refine
 from segmentation.postprocess import (
+    agreement,
     drop_healthy_parts,
     drop_open_fluid,
     drop_parts_not_found,
@@ -65,6 +67,9 @@ class SegmentationResult:
         Contrasts the model knows and was not given.
     uncertainty_map
         float32 (I, J, K): voxel entropy of the averaged answers divided by log 4, 0 to 1.
+    agreement
+        Dice for the whole tumour between the first answer and the average of the others, 1 where there is no tumour;
+        None for a single answer.
     brain_mask
         bool (I, J, K): the brain as the network sees it; None for a model without that output.
     out_of_family
@@ -76,6 +81,7 @@ class SegmentationResult:
     uncertainty: float
     missing_roles: tuple[str, ...]
     uncertainty_map: Tensor
+    agreement: float | None = None
     brain_mask: Tensor | None = None
     out_of_family: tuple[str, ...] = ()
 
@@ -202,10 +208,11 @@ class TumourSegmenter:
             images, region = second
             inputs, box = network_input(self.description, images, region)
             total = self._sum_of_answers(inputs, ways[:1])
-        outputs = (total + self._sum_of_answers(inputs, ways[1:])) / len(ways)
+        others = self._sum_of_answers(inputs, ways[1:])
+        outputs = (total + others) / len(ways)
         found = self._brain(outputs, box, shape)
         if region is None and found is not None and found.any():
-            region = found
+            region = whole_brain(images.values(), found)
         probabilities, labels = _on_whole_grid(*interpret(outputs, self.description), box, shape)
         if region is not None:
             set_background(probabilities, ~region)
@@ -217,8 +224,14 @@ class TumourSegmenter:
             kept, doubts = self._refine(probabilities, kept, inputs, region, box, minimum)
         entropy = entropy_map(probabilities)
         uncertainty = mean_entropy(entropy, kept)
-        reasons = out_of_family(self.description, uncertainty, found, bool(kept.any()))
-        return SegmentationResult(probabilities, kept, uncertainty, missing, entropy, found, doubts + reasons)
+        agreed = None
+        if len(ways) > 1:
+            apart = (interpret(answer, self.description)[1] for answer in (total, others / (len(ways) - 1)))
+            agreed = agreement(*apart, kept[box] > 0)
+        reasons = out_of_family(self.description, uncertainty, agreed, found, bool(kept.any()))
+        return SegmentationResult(
+            probabilities, kept, uncertainty, missing, entropy, agreed, found, doubts + reasons
+        )
 
     def _refine(
         self, probabilities: Tensor, found: Tensor, inputs: Tensor, region: Tensor, box: Box, minimum: float
@@ -278,6 +291,7 @@ class TumourSegmenter:
         background = torch.ones(shape)
         background[box] = interpret(first, self.description)[0][0]
         brain_first = region is None and self.brain_first
+        brain = whole_brain(images.values(), brain) if region is None else brain
         again = second_look(self.description, images, brain, background, brain_first=brain_first)
         return None if again is None else (again, brain)
 

@@ -16,6 +16,7 @@ from segmentation.transforms import exact_background, head_mask, normalise, norm
 BOX_MARGIN = 4  # voxels kept around the head
 _SLIGHT_FIELD = 0.04  # standard deviation of a coil field's logarithm that is not worth another answer
 _STRIPPED = 0.7  # share of brain above which images count as stripped; it is less than half of a head
+_MASK_ERROR = 3  # voxels by which the network may miss the brain's edge
 
 Box = tuple[slice, slice, slice]
 Shape = tuple[int, int, int]
@@ -118,7 +119,7 @@ def second_look(
     brain_first
         Look again where images hold much else than the brain, since the first answer was normalised over all of it.
     """
-    again = brain_first and not _is_stripped(images.values(), brain)
+    again = brain_first and not _is_stripped(_filled(images.values()), brain)
     if description.patient_model:
         images, uneven = _evenly_bright(description, images, brain, background)
         again = again or uneven
@@ -140,9 +141,39 @@ def _around(mask: Tensor) -> Tensor:
     return functional.max_pool3d(mask.float()[None], 5, stride=1, padding=2)[0] > 0
 
 
-def _is_stripped(images: Iterable[Tensor], brain: Tensor) -> bool:
-    """Whether the images are exactly empty almost everywhere but in the brain, (I, J, K) each."""
-    filled = torch.stack([~exact_background(image) for image in images]).any(0)
+def whole_brain(images: Iterable[Tensor], brain: Tensor) -> Tensor:
+    """The brain that a network finds, up to the edge where a stripper has cut it out.
+
+    That edge is exact, the network's is a few millimetres off, and tumour may lie between the two.
+
+    Parameters
+    ----------
+    images
+        float32 (I, J, K) each.
+    brain
+        bool (I, J, K) by the network.
+
+    Returns
+    -------
+    Tensor
+        bool (I, J, K); the ``brain`` itself for images with skull.
+    """
+    filled = _filled(images)
+    if not _is_stripped(filled, brain):
+        return brain
+    near = (
+        functional.max_pool3d(brain.float()[None], 2 * _MASK_ERROR + 1, stride=1, padding=_MASK_ERROR)[0] > 0
+    )
+    return brain | (filled & near)
+
+
+def _filled(images: Iterable[Tensor]) -> Tensor:
+    """Where any image (I, J, K) is more than exact background, bool (I, J, K)."""
+    return torch.stack([~exact_background(image) for image in images]).any(0)
+
+
+def _is_stripped(filled: Tensor, brain: Tensor) -> bool:
+    """Whether images are exactly empty almost everywhere but in the brain, bool (I, J, K)."""
     return bool(brain.sum() > _STRIPPED * filled.sum())
 
 

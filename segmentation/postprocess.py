@@ -192,11 +192,33 @@ def mean_entropy(entropy: Tensor, labels: Tensor) -> float:
     return float(inside.mean()) if inside.numel() else 0.0
 
 
+def agreement(one: Tensor, other: Tensor, kept: Tensor) -> float:
+    """Dice between the whole tumours of two answers, (I, J, K) of labels each; 1 where nothing was kept.
+
+    Of each answer the connected parts count that hold a voxel of what was ``kept``, bool (I, J, K): of what was left
+    out nobody needs to be sure.
+    """
+    if not kept.any():
+        return 1.0
+    first, second = (drop_parts_not_found(labels, kept) > 0 for labels in (one, other))
+    return float(2 * (first & second).sum() / (first.sum() + second.sum()).clamp(min=1))
+
+
 def out_of_family(
-    description: ModelDescription, uncertainty: float, brain_mask: Tensor | None, tumour_found: bool
+    description: ModelDescription,
+    uncertainty: float,
+    agreed: float | None,
+    brain_mask: Tensor | None,
+    tumour_found: bool,
 ) -> tuple[str, ...]:
     """Why a case is unlike those the model knows: one sentence for each reason, none for a case of its family."""
     reasons = []
+    least = description.least_agreement
+    if tumour_found and agreed is not None and least is not None and agreed < least:
+        reasons.append(
+            f"The network's answers to the images and to their mirror image agree less on the tumour (Dice "
+            f"{agreed:.2f}) than in 95 of 100 cases it was checked on ({least:.2f})."
+        )
     limit = description.largest_uncertainty
     if tumour_found and limit is not None and uncertainty > limit:
         reasons.append(

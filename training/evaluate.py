@@ -79,6 +79,8 @@ def _score(result: SegmentationResult, reference: Tensor, spacing: tuple[float, 
         reference,
         spacing,
         uncertainty=result.uncertainty,
+        agreement=result.agreement,
+        doubted=bool(result.out_of_family),
         probability=1 - result.probabilities[0],
         brain_mask=result.brain_mask,
     )

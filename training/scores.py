@@ -30,6 +30,10 @@ class Score:
         Volumes by region, mL.
     uncertainty
         Mean entropy of the result, 0 to 1.
+    agreement
+        Dice between the answers that were averaged; NaN for a single one.
+    doubted
+        Whether the result says why to doubt it.
     calibration_error
         `calibration_error` of the whole tumour's probability; NaN where no probabilities were at hand.
     brain_ml
@@ -41,6 +45,8 @@ class Score:
     predicted_ml: Mapping[str, float]
     reference_ml: Mapping[str, float]
     uncertainty: float
+    agreement: float
+    doubted: bool
     calibration_error: float
     brain_ml: float
 
@@ -102,6 +108,8 @@ def score(
     spacing_mm: Sequence[float],
     *,
     uncertainty: float = float("nan"),
+    agreement: float | None = None,
+    doubted: bool = False,
     probability: Tensor | None = None,
     brain_mask: Tensor | None = None,
 ) -> Score:
@@ -113,6 +121,8 @@ def score(
         volumes_ml(predicted, voxel),
         volumes_ml(reference, voxel),
         uncertainty,
+        float("nan") if agreement is None else agreement,
+        doubted,
         float("nan") if probability is None else calibration_error(probability, reference > 0),
         float("nan") if brain_mask is None else float(brain_mask.sum()) * voxel / 1000,
     )
@@ -140,11 +150,20 @@ def summary(name: str, scores: Sequence[Score]) -> str:
     if ill:
         unsure = [s.uncertainty for s in ill]
         lines.append(f"  mean entropy {np.mean(unsure):.3f}, 95 of 100 below {np.percentile(unsure, 95):.3f}")
+        agreed = [s.agreement for s in ill if s.predicted_ml["WT"] > 0 and not np.isnan(s.agreement)]
+        if agreed:
+            lines.append(
+                f"  answers agree by {np.mean(agreed):.3f}, 95 of 100 above {np.percentile(agreed, 5):.3f}"
+            )
+        lines.append(f"  doubted: {sum(s.doubted for s in ill)} of {len(ill)}")
     brains = [s.brain_ml for s in scores if not np.isnan(s.brain_ml)]
     if brains:
         lines.append(f"  brain found, mL: {min(brains):.0f} to {max(brains):.0f}")
-    healthy = [s.predicted_ml["WT"] for s in scores if s.reference_ml["WT"] == 0]
+    healthy = [s for s in scores if s.reference_ml["WT"] == 0]
     if healthy:
-        false = [round(v, 1) for v in healthy if v > 0]
-        lines.append(f"  tumour-free heads: something found in {len(false)} of {len(healthy)}, mL {false}")
+        false = [s for s in healthy if s.predicted_ml["WT"] > 0]
+        found = [f"{s.predicted_ml['WT']:.1f}{'' if s.doubted else ' not doubted'}" for s in false]
+        lines.append(
+            f"  tumour-free heads: something found in {len(false)} of {len(healthy)}, mL: {', '.join(found)}"
+        )
     return "\n".join(lines)

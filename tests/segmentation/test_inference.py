@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segmentation.bundle import ROLES, ModelDescription, load_bundle
 from segmentation.errors import ModelError
 from segmentation.inference import TumourSegmenter
-from segmentation.postprocess import drop_small_components
+from segmentation.postprocess import agreement, drop_small_components
 from segmentation.transforms import normalise_nonzero
 
 Images = dict[str, Tensor]
@@ -244,11 +244,16 @@ def _with_brain(x: Tensor) -> Tensor:
 
 
 def test_the_networks_own_brain_mask_restricts_the_tumour(images: Images) -> None:
-    result = _fixed(_with_brain, brain_output=True)(images)
-    assert result.brain_mask is not None and result.brain_mask[10:30].all()
-    assert not result.brain_mask[:10].any() and not result.brain_mask[30:].any()
-    assert result.labels[10:30].any() and not result.labels[:10].any() and not result.labels[30:].any()
-    assert (result.probabilities[0, :10] == 1).all()
+    """Exactly in images with air; three voxels farther where a stripper has cut the brain out."""
+    segmenter = _fixed(_with_brain, brain_output=True)
+    with_air = {role: image + 0.1 * torch.rand(image.shape) for role, image in images.items()}
+    for seen, reach in ((with_air, 0), (images, 3)):
+        result, outer = segmenter(seen), 10 - reach
+        assert result.brain_mask is not None and result.brain_mask[10:30].all()
+        assert not result.brain_mask[:10].any() and not result.brain_mask[30:].any()
+        assert not result.labels[:outer].any() and not result.labels[-outer:].any()
+        assert result.labels[outer].any() and result.labels[-outer - 1].any()
+        assert (result.probabilities[0, :outer] == 1).all()
 
 
 def test_intensities_are_normalised_inside_the_brain_found(images: Images) -> None:
@@ -338,6 +343,37 @@ def test_cases_out_of_family_are_told(images: Images) -> None:
         images
     )
     assert known.out_of_family == ()
+
+
+def test_answers_that_disagree_are_told(images: Images) -> None:
+    """A network that calls one side of what it sees tumour calls the other side so in the mirror."""
+
+    def left(x: Tensor, *, slices: int) -> Tensor:
+        logits = torch.full((1, 4, *x.shape[2:]), -9.0)
+        logits[:, 0] = 9
+        logits[:, 0, :slices], logits[:, 2, :slices] = -9, 9
+        return logits
+
+    half, most = (_fixed(lambda x, n=n: left(x, slices=n), least_agreement=0.7) for n in (22, 36))
+    # Slices 0 to 21 and 18 to 39 of 40 share 4; 0 to 35 and 4 to 39 share 32.
+    assert half(images).agreement == pytest.approx(4 / 22) and most(images).agreement == pytest.approx(
+        32 / 36
+    )
+    assert "agree less on the tumour (Dice 0.18)" in half(images).out_of_family[0]
+    assert not any("agree" in reason for reason in most(images).out_of_family)
+    alone = TumourSegmenter(half.description, half._network, torch.device("cpu"), variants=1)
+    assert alone(images).agreement is None and not alone(images).out_of_family
+
+
+def test_answers_need_not_agree_on_what_is_left_out() -> None:
+    one, other = torch.zeros(20, 4, 4), torch.zeros(20, 4, 4)
+    one[2:6], other[2:6], one[12:18] = 2, 1, 2
+    kept = torch.zeros(20, 4, 4, dtype=torch.bool)
+    assert agreement(one, other, kept) == 1
+    kept[3] = True
+    assert agreement(one, other, kept) == 1
+    kept[14] = True
+    assert agreement(one, other, kept) == pytest.approx(8 / 14)
 
 
 def _ellipsoid(shape: tuple[int, int, int]) -> Tensor:
