@@ -44,9 +44,14 @@ _WITH_NON_ENHANCING = torch.tensor(
 
 
 def simulated_scores(
-    segmenter: TumourSegmenter, count: int, first: int = 0, *, once: bool = False
+    segmenter: TumourSegmenter,
+    count: int,
+    first: int = 0,
+    *,
+    once: bool = False,
+    healthy_every: int = HEALTHY_EVERY,
 ) -> dict[str, list[Score]]:
-    """Scores on `count` held-out simulated heads, every fifth without tumour, by skull and contrasts.
+    """Scores on `count` held-out simulated heads, one of `healthy_every` without tumour, by skull and contrasts.
 
     Each is imaged with its skull and without; the stripped ones are segmented by every subset of contrasts. With
     `once` each is imaged as its contrast says, with skull or without, and segmented by all four.
@@ -55,7 +60,7 @@ def simulated_scores(
     scores: dict[str, list[Score]] = {name: [] for name in (["all four, as drawn"] if once else names)}
     for number in range(first, first + count):
         seed = HELD_OUT_SEED + number
-        healthy = number % HEALTHY_EVERY == HEALTHY_EVERY - 1
+        healthy = number % healthy_every == healthy_every - 1
         case = grow_case(seed, healthy_rate=float(healthy))
         rng = np.random.default_rng([seed, 3])
         contrast, noise = random_contrast(rng), rng.integers(1 << 32)
@@ -134,9 +139,12 @@ def _line(one: Score) -> str:
     )
 
 
-def report_simulated(segmenter: TumourSegmenter, count: int, first: int, *, once: bool = False) -> None:
+def report_simulated(
+    segmenter: TumourSegmenter, count: int, first: int, *, once: bool, healthy_every: int
+) -> None:
     """Print the summary over simulated heads, by skull and contrasts given; see `simulated_scores`."""
-    for name, scores in simulated_scores(segmenter, count, first, once=once).items():
+    found = simulated_scores(segmenter, count, first, once=once, healthy_every=healthy_every)
+    for name, scores in found.items():
         print(summary(f"simulated, {name}", scores), flush=True)
 
 
@@ -205,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--once", action="store_true", help="simulated heads with skull or without, by chance, four contrasts"
     )
+    parser.add_argument("--tumour-free", action="store_true", help="no simulated head has a tumour")
     parser.add_argument("--variants", type=int, default=2, help="answers to average: 1, 2 or 8")
     parser.add_argument("--cases", type=Path, help="folder of real cases with a reference")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the real cases")
@@ -214,7 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find_bundle(options.models), device=options.device, variants=options.variants
     )
     if options.simulated:
-        report_simulated(segmenter, options.simulated, options.first, once=options.once)
+        every = 1 if options.tumour_free else HEALTHY_EVERY
+        report_simulated(segmenter, options.simulated, options.first, once=options.once, healthy_every=every)
     if options.held_out:
         report_held_out(segmenter, options.held_out, options.first)
     if options.cases is not None:
