@@ -52,12 +52,15 @@ QUANTITIES = (*PARAMETERS, *VOLUMES)
 class Draw:
     """One virtual patient: true coordinates of the twin (see :class:`twin.coordinates.Coordinates`), two visits.
 
-    ``later`` are the masks segmented ``HORIZON`` days after the second.
+    ``later`` are the masks segmented ``HORIZON`` days after the second, ``densities`` the true ones of these two days
+    on the box of ``scene``.
     """
 
     position: Vector
     visits: tuple[TumourObservation, TumourObservation]
     later: TumourObservation
+    scene: Scene
+    densities: tuple[torch.Tensor, torch.Tensor]
 
 
 def settings_for(importance_samples: int, *, discrepancy: bool = False) -> CalibrationSettings:
@@ -79,20 +82,22 @@ def draw(number: int, seed: int, tissue: TissueMaps, settings: CalibrationSettin
     displaced = [position[where + n] + local[n] for n in (0, 1)]
     start = scene.density(0, starting_width(position), *displaced).to(scene.operator.dtype)
     values = {name: torch.tensor([value]) for name, value in scene.coordinates.physical(position).items()}
-    seen = []
-    for day, density in zip(
+    seen, densities = [], []
+    for day, grown in zip(
         (DAY, DAY + HORIZON),
         trajectory(scene.model, values, start[None, None], [DAY, DAY + HORIZON]),
         strict=True,
     ):
+        density = grown[0, 0].clone()  # the solver goes on in place
         errors = [shift + field for shift, field in zip(shifts, local[2:], strict=True)]
-        seen.append(_visit(scene, tissue, day, density[0, 0], errors))
+        seen.append(masks_of(scene, tissue, day, density, errors))
+        densities.append(density)
         shifts = shift_sd * generator.standard_normal(2)
         local = _local(scene, settings, generator, 4)
-    return Draw(position, (first, seen[0]), seen[1])
+    return Draw(position, (first, seen[0]), seen[1], scene, (densities[0], densities[1]))
 
 
-def _visit(
+def masks_of(
     scene: Scene, tissue: TissueMaps, day: float, density: torch.Tensor, errors: Sequence[Any]
 ) -> TumourObservation:
     """Masks of a density whose boundaries lie ``errors`` (mm) inside the true ones."""

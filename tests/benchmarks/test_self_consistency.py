@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.validation import restart
 from benchmarks.validation.self_consistency import PRIORS, draw, one, rank_tests, settings_for
 from benchmarks.validation.trial import tissue_maps
 from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
@@ -41,3 +42,17 @@ def test_a_row_holds_ranks_and_a_wrong_posterior_would_show():
     narrow = [{"ranks": dict.fromkeys(row["ranks"], 0.01 if n % 2 else 0.99)} for n in range(60)]
     assert all(test.inside for _, test in rank_tests(honest).values())
     assert not any(test.inside for _, test in rank_tests(narrow).values())
+
+
+def test_a_restart_with_a_wider_tail_runs_ahead(capsys):
+    tissue, settings = tissue_maps(True, 2.0), settings_for(0)
+    drawn = draw(2, SEED, tissue, settings)
+    assert int((drawn.densities[0] > settings.whole_threshold).sum()) < int(
+        (drawn.densities[1] > settings.whole_threshold).sum()
+    )
+    kept, steady = (restart.lost(drawn, tissue, settings, tail=tail) for tail in (True, False))
+    assert np.abs(kept[1]) < 0.5 and np.abs(steady[1]) < 0.5
+    # a wider tail runs ahead
+    assert np.sign(kept[1] - steady[1]) == np.sign(drawn.position[LOG_TAIL])
+    restart.main(["--patients", "2", "--seed", str(SEED)])
+    assert "restart with the steady wave" in capsys.readouterr().out
