@@ -34,6 +34,9 @@ Volume4 = tuple[Volume, Volume, Volume, Volume]
 # Growth cannot be measured between scans of one day: registration error exceeds it.
 SHORTEST_INTERVAL_DAYS = 1.0
 
+# Of what `network_images` gives for the same series; raised with every change of it, so that nobody uses kept ones.
+NETWORK_IMAGES_VERSION = 2
+
 _CUT_AWAY = 0.05  # least share of an image's voxels with one value that were cut away, not measured
 _REGION = 0.01  # least share of the voxels in a connected region of them
 

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from imaging.annotations import Correction, read_annotation
 from imaging.geometry import Geometry, Volume
-from imaging.preparation import PreparedVisit, labels_on_grid, network_images, prepare_visits
+from imaging.preparation import (
+    NETWORK_IMAGES_VERSION,
+    PreparedVisit,
+    labels_on_grid,
+    network_images,
+    prepare_visits,
+)
 from imaging.roles import ROLES, Role
 from monailabel_app.refusal import Refusal
 from monailabel_app.studies import Examination
@@ -85,9 +91,12 @@ class Cases:
         tuple
             Role -> float32 (I, J, K), and their grid.
         """
-        path = self._folder / f"{_digest(examination)}-{spacing_mm:g}.npz"
+        name = f"{_digest(examination)}-{spacing_mm:g}"
+        path = self._folder / f"{name}-v{NETWORK_IMAGES_VERSION}.npz"
         if not path.is_file():
             images = network_images(self.prepared(examination), spacing_mm)
+            for outdated in (self._folder / f"{name}.npz", *self._folder.glob(f"{name}-v*.npz")):
+                outdated.unlink(missing_ok=True)
             _save(path, images)
         with np.load(path, allow_pickle=False) as stored:
             first = next(role for role in ROLES if role in stored)
