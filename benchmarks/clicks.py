@@ -95,7 +95,7 @@ def make_patient(seed: int, models: Path, preset: str) -> Patient:
     return Patient(
         target,
         truth.visits[0].labels.resampled(target, interpolation="nearest").array,
-        labels_of(result, grid, target).array,
+        labels_of(segmenter, result, grid, prepared.reference).array,
         Evidence.of(prepared, probabilities),
     )
 

@@ -30,6 +30,9 @@ Progress = Callable[[str], None]
 # Background, NCR, ED and ET probabilities on one grid.
 Volume4 = tuple[Volume, Volume, Volume, Volume]
 
+# Probabilities (4, I, J, K), an image (I, J, K) and the size of its voxels in mm to labels, uint8 (I, J, K).
+Decision = Callable[[np.ndarray, np.ndarray, tuple[float, float, float]], np.ndarray]
+
 
 # Growth cannot be measured between scans of one day: registration error exceeds it.
 SHORTEST_INTERVAL_DAYS = 1.0
@@ -38,6 +41,7 @@ SHORTEST_INTERVAL_DAYS = 1.0
 NETWORK_IMAGES_VERSION = 2
 
 _CUT_AWAY = 0.05  # least share of an image's voxels with one value that were cut away, not measured
+_AROUND_TUMOUR = 2  # voxels of the network's grid around its tumour in which labels of an image are decided
 _REGION = 0.01  # least share of the voxels in a connected region of them
 
 
@@ -263,29 +267,39 @@ def _cut_away(array: np.ndarray) -> tuple[np.float32, np.ndarray]:
     return np.float32(empty), ~large[regions]
 
 
-def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:
-    """Most probable label at every voxel of another grid.
+def most_probable(
+    probabilities: np.ndarray, image: np.ndarray, spacing: tuple[float, float, float]
+) -> np.ndarray:
+    """Most probable label of each voxel, whatever the image shows: a `Decision`."""
+    return np.asarray(probabilities.argmax(axis=0), dtype=np.uint8)
+
+
+def labels_on_image(probabilities: Volume4, image: Volume, decide: Decision = most_probable) -> Volume:
+    """Labels at every voxel of an image, from probabilities on another grid.
 
     Parameters
     ----------
     probabilities : tuple of Volume
         Four images on one grid: background, NCR, ED, ET, summing to one.
-    geometry : Geometry
-        The grid wanted, in the same frame of reference.
+    image : Volume
+        In the same frame of reference; gets the labels.
+    decide : callable
+        Labels of the voxels near tumour, from the probabilities there and the image, in canonical order of voxels.
 
     Returns
     -------
     Volume
         uint8 label map; background outside the grid of ``probabilities``.
     """
-    target = geometry.canonical()
+    target = image.geometry.canonical()
     labels = np.zeros(target.shape, dtype=np.uint8)
     grid = probabilities[0].geometry
     tumour = np.argwhere(np.argmax(np.stack([p.array for p in probabilities]), axis=0) > 0)
     if len(tumour) == 0:
-        return Volume(np.zeros(geometry.shape, dtype=np.uint8), geometry)
+        return Volume(np.zeros(image.geometry.shape, dtype=np.uint8), image.geometry)
     # Where background is most probable at all eight neighbours it is in between: only voxels near others are computed.
-    around = target.to_index(grid.crop(tumour.min(axis=0) - 1, tumour.max(axis=0) + 2).corners())
+    near = grid.crop(tumour.min(axis=0) - _AROUND_TUMOUR, tumour.max(axis=0) + 1 + _AROUND_TUMOUR)
+    around = target.to_index(near.corners())
     start = np.clip(np.floor(around.min(axis=0)).astype(int), 0, target.shape)
     stop = np.clip(np.ceil(around.max(axis=0)).astype(int) + 1, start, target.shape)
     if np.all(stop > start):
@@ -295,8 +309,8 @@ def labels_on_grid(probabilities: Volume4, geometry: Geometry) -> Volume:
             for label, channel in enumerate(probabilities)
         ]
         inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        labels[inside] = np.argmax(np.stack(channels), axis=0)
-    return Volume(labels, target).stored_as(geometry)
+        labels[inside] = decide(np.stack(channels), image.canonical().array[inside], target.spacing)
+    return Volume(labels, target).stored_as(image.geometry)
 
 
 def mask_on_grid(mask: Volume, geometry: Geometry, transform: sitk.Transform | None) -> Volume:

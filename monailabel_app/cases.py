@@ -17,14 +17,14 @@ from imaging.geometry import Geometry, Volume
 from imaging.preparation import (
     NETWORK_IMAGES_VERSION,
     PreparedVisit,
-    labels_on_grid,
+    labels_on_image,
     network_images,
     prepare_visits,
 )
 from imaging.roles import ROLES, Role
 from monailabel_app.refusal import Refusal
 from monailabel_app.studies import Examination
-from segmentation.inference import SegmentationResult
+from segmentation.inference import SegmentationResult, TumourSegmenter
 
 _KEPT_IN_MEMORY = 4
 
@@ -111,10 +111,12 @@ def drawing_on(examination: Examination, grid: Geometry) -> Correction | None:
     return read_annotation(examination.visit, examination.reference, grid)
 
 
-def labels_of(result: SegmentationResult, grid: Geometry, target: Geometry) -> Volume:
-    """The network's answer as tumour labels on another grid of the same frame of reference."""
+def labels_of(
+    segmenter: TumourSegmenter, result: SegmentationResult, grid: Geometry, image: Volume
+) -> Volume:
+    """The network's answer, known on a grid, as tumour labels of an image of the same frame of reference."""
     background, ncr, ed, et = (Volume(channel.numpy(), grid) for channel in result.probabilities)
-    return labels_on_grid((background, ncr, ed, et), target)
+    return labels_on_image((background, ncr, ed, et), image, segmenter.labels_of_image)
 
 
 def _save(path: Path, images: dict[Role, Volume]) -> None:

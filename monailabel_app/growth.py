@@ -114,7 +114,7 @@ class Growth:
         if visit.correction is not None:
             return visit.correction.labels
         result, grid = self._server.network.result(examination)
-        return labels_of(result, grid, visit.reference.geometry)
+        return labels_of(self._server.models.segmenter, result, grid, visit.reference)
 
     def prepared(self, examinations: Sequence[Examination]) -> tuple[PreparedVisit, ...]:
         """The visits, each registered to the first."""

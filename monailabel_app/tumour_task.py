@@ -54,10 +54,10 @@ def network_answer(server: Server, request: TaskRequest) -> TaskAnswer:
     """Segment the case and remember the answer as what the client has before it."""
     examination = request.examination
     result, grid = server.network.result(examination)
-    target = server.cases.prepared(examination).reference.geometry
-    labels = labels_of(result, grid, target)
+    segmenter = server.models.segmenter
+    labels = labels_of(segmenter, result, grid, server.cases.prepared(examination).reference)
     server.answers.put(examination.key, request.client, Answer(labels, True))
-    described = server.models.segmenter.description
+    described = segmenter.description
     notes = list(result.out_of_family)
     if result.missing_roles:
         notes.append(f"Segmented without {', '.join(result.missing_roles).upper()}.")

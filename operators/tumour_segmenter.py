@@ -9,7 +9,7 @@ import torch
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from imaging.geometry import Volume
-from imaging.preparation import PreparedVisit, labels_on_grid, network_images
+from imaging.preparation import PreparedVisit, labels_on_image, network_images
 from imaging.report_content import ModelIdentity
 from imaging.roles import ROLES, Role
 from operators.messages import PreparedStudies, SegmentedStudies, SegmentedVisit
@@ -83,7 +83,9 @@ class TumourSegmenterOperator(Operator):
         )
         grid = next(iter(images.values())).geometry
         background, ncr, ed, et = (Volume(p.numpy(), grid) for p in result.probabilities)
-        labels = labels_on_grid((background, ncr, ed, et), prepared.reference.geometry)
+        labels = labels_on_image(
+            (background, ncr, ed, et), prepared.reference, self.segmenter.labels_of_image
+        )
         if result.missing_roles:
             warnings.append(
                 f"Visit {number} was segmented without {', '.join(result.missing_roles).upper()}."

@@ -16,7 +16,7 @@ import torch
 from imaging.catalog import read_catalog
 from imaging.errors import ImagingError
 from imaging.geometry import Volume
-from imaging.preparation import averaged_on_grid, labels_on_grid
+from imaging.preparation import averaged_on_grid, labels_on_image
 from imaging.reader import read_volume
 from segmentation.bundle import ROLES, find_bundle
 from segmentation.errors import ModelError
@@ -67,8 +67,8 @@ def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component
     images
         Role -> image; grids may differ, patient space must not.
     """
-    reference = images[next(role for role in _REFERENCE_ORDER if role in images)].geometry
-    grid = reference.canonical().axis_aligned_cover(segmenter.description.spacing_mm)
+    reference = images[next(role for role in _REFERENCE_ORDER if role in images)]
+    grid = reference.geometry.canonical().axis_aligned_cover(segmenter.description.spacing_mm)
     tensors = {
         role: torch.from_numpy(averaged_on_grid(volume, grid).array) for role, volume in images.items()
     }
@@ -78,8 +78,8 @@ def segment(images: dict[str, Volume], segmenter: TumourSegmenter, min_component
     for reason in result.out_of_family:
         print(f"note: {reason}", file=sys.stderr)
     background, ncr, ed, et = (Volume(p.numpy(), grid) for p in result.probabilities)
-    labels = labels_on_grid((background, ncr, ed, et), reference)
-    minimum = min_component_ml * 1000 / reference.canonical().voxel_volume_mm3
+    labels = labels_on_image((background, ncr, ed, et), reference, segmenter.labels_of_image)
+    minimum = min_component_ml * 1000 / reference.geometry.canonical().voxel_volume_mm3
     return labels.with_array(drop_small_components(torch.from_numpy(labels.array), minimum).numpy())
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from segmentation.bundle import ModelDescription, load_bundle
+from segmentation.finer_labels import finer_labels
 from segmentation.network_input import (
     Box,
     Shape,
@@ -256,6 +258,32 @@ class TumourSegmenter:
         left_out = int(((found > 0) & (parts > 0) & (kept == 0)).sum())
         left_out_ml = left_out * self.description.spacing_mm**3 / 1000
         return kept, healthy_looking(self.description, kept, unlike, left_out_ml)
+
+    def labels_of_image(
+        self, expected: np.ndarray, image: np.ndarray, spacing_mm: tuple[float, float, float]
+    ) -> np.ndarray:
+        """Labels of an image's voxels from probabilities interpolated there.
+
+        Where the image is finer than the network's grid, and the model lets the patient's own intensities be heard,
+        they decide at the tumour core; see `segmentation.finer_labels`.
+
+        Parameters
+        ----------
+        expected
+            float32 (4, I, J, K): background, NCR, ED, ET of a `SegmentationResult`, interpolated.
+        image
+            (I, J, K): the T1CE image.
+        spacing_mm
+            Size of its voxels.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 (I, J, K).
+        """
+        if self.description.patient_model and math.prod(spacing_mm) < self.description.spacing_mm**3:
+            return finer_labels(expected, image, spacing_mm)
+        return expected.argmax(axis=0).astype(np.uint8)
 
     def prepared(self, images: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor | None]:
         """Images as a call without a brain mask sees them in the end, and where it normalises their intensities.

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from torch import Tensor
 
 from imaging.geometry import Volume
-from imaging.preparation import averaged_on_grid
+from imaging.preparation import averaged_on_grid, labels_on_image
 from segmentation.__main__ import segment
 from segmentation.bundle import ROLES, find_bundle
 from segmentation.inference import SegmentationResult, TumourSegmenter
@@ -94,15 +94,31 @@ def _score(result: SegmentationResult, reference: Tensor, spacing: tuple[float, 
 def held_out_scores(
     segmenter: TumourSegmenter, count: int, roles: Sequence[str], first: int = 0
 ) -> list[Score]:
-    """Scores on virtual patients first .. first + count - 1 on the network's grid; they need no registration."""
+    """Scores on virtual patients first .. first + count - 1; they need no registration.
+
+    Labels are those of the T1CE image's voxels, as a user gets them; how well probabilities are calibrated, and the
+    brain, are of the network's grid.
+    """
     spacing = segmenter.description.spacing_mm
     scores = []
     for case in held_out_cases(count, first):
         grid = case.images["t1ce"].geometry.axis_aligned_cover(spacing)
         tensors = {role: torch.from_numpy(averaged_on_grid(case.images[role], grid).array) for role in roles}
         result = segmenter(tensors)
-        reference = torch.from_numpy(case.reference.resampled(grid, interpolation="nearest").array)
-        one = _score(result, reference, (spacing,) * 3)
+        background, ncr, ed, et = (Volume(p.numpy(), grid) for p in result.probabilities)
+        labels = labels_on_image((background, ncr, ed, et), case.images["t1ce"], segmenter.labels_of_image)
+        coarse, fine = (
+            torch.from_numpy(case.reference.resampled(geometry, interpolation="nearest").array)
+            for geometry in (grid, labels.geometry)
+        )
+        there = score(torch.from_numpy(labels.array), fine, labels.geometry.spacing)
+        one = replace(
+            _score(result, coarse, (spacing,) * 3),
+            dice=there.dice,
+            distance_mm=there.distance_mm,
+            predicted_ml=there.predicted_ml,
+            reference_ml=there.reference_ml,
+        )
         print(f"{case.name}: {_line(one)}", flush=True)
         scores.append(one)
     return scores

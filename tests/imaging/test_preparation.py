@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from imaging.geometry import Geometry, Volume
-from imaging.preparation import averaged_on_grid, labels_on_grid
+from imaging.preparation import averaged_on_grid, labels_on_image
 
 GRID = Geometry((30, 28, 26), np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -47,14 +48,35 @@ def test_labels_are_the_most_probable_everywhere(geometry: Geometry) -> None:
         p.resampled(geometry, outside=1.0 if label == 0 else 0.0).array
         for label, p in enumerate(probabilities)
     ]
-    assert np.array_equal(labels_on_grid(probabilities, geometry).array, np.argmax(np.stack(whole), axis=0))
+    labels = labels_on_image(probabilities, Volume(np.zeros(geometry.shape, np.float32), geometry))
+    assert np.array_equal(labels.array, np.argmax(np.stack(whole), axis=0))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_whoever_decides_sees_the_image_beside_the_probabilities(flipped: bool) -> None:
+    """Voxels that are bright in the image and near tumour, whatever the order in which its voxels are stored."""
+    image = Volume(np.random.default_rng(1).random(GRID.shape, dtype=np.float32), GRID)
+    if flipped:
+        turned = np.diag([-2.0, 2.0, 2.0, 1.0])
+        turned[0, 3] = 2.0 * (GRID.shape[0] - 1)
+        image = Volume(image.array[::-1], Geometry(GRID.shape, turned))
+    labels = labels_on_image(_probabilities(), image, lambda p, seen, spacing: (seen > 0.5).astype(np.uint8))
+    near = np.zeros(GRID.shape, dtype=bool)
+    near[7:19, 6:17, 8:20] = True
+    here = near[::-1] if flipped else near
+    assert np.array_equal(labels.array[here], image.array[here] > 0.5)
+    assert not labels.array[~_grown(here)].any()
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    return ndimage.binary_dilation(mask, np.ones((3, 3, 3)))
 
 
 def test_no_tumour_is_no_label() -> None:
     nothing = np.zeros((4, *GRID.shape), dtype=np.float32)
     nothing[0] = 1
     background, ncr, ed, et = (Volume(channel, GRID) for channel in nothing)
-    assert not labels_on_grid((background, ncr, ed, et), GRID).array.any()
+    assert not labels_on_image((background, ncr, ed, et), background).array.any()
 
 
 def test_coarser_grid_averages() -> None:
