@@ -32,6 +32,7 @@ ROLES = ("t1", "t1ce", "t2", "flair")
 _OUTER = 12
 _CSF, _GREY, _WHITE = range(3)
 _FLAIR = ROLES.index("flair")
+_SURFACE = 0.2  # least share of the 27 voxels around that are no enhancing tumour
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Contrast:
         Skull, scalp and air are cut away and set to exactly 0.
     brain_statistics
         Intensities are normalised over the brain although the skull is there.
+    rim_share
+        Least share of a voxel that enhancing tumour fills at its surface: rims may be thinner than a voxel; 1 in
+        half the heads.
     """
 
     tissue: np.ndarray
@@ -80,6 +84,7 @@ class Contrast:
     strip_vessels: bool
     strip_errors: bool
     brain_statistics: bool
+    rim_share: float
 
 
 def ordered_tissue(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -188,6 +193,7 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
         strip_vessels=bool(rng.random() < 0.5),
         strip_errors=bool(rng.random() < 0.15),
         brain_statistics=bool(not stripped and rng.random() < 0.4),
+        rim_share=float(rng.choice([1.0, rng.uniform(0.25, 1.0)])),
     )
 
 
@@ -198,6 +204,16 @@ def _thicken(image: Tensor, axis: int, factor: float) -> Tensor:
     reduced[axis] = max(2, round(shape[axis] / factor))
     coarse = functional.interpolate(image[None], size=reduced, mode="area")
     return functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0]
+
+
+def _thinned(rng: np.random.Generator, images: Tensor, enhancing: Tensor, least: float) -> Tensor:
+    """Images in which enhancing tumour at its surface shares its voxels with what lies beside it."""
+    shape: Shape = tuple(enhancing.shape)  # type: ignore[assignment]
+    others = (~enhancing).float()
+    share, *beside = functional.avg_pool3d(torch.cat([others[None], images * others])[None], 3, 1, 1)[0]
+    filled = least + (1 - least) * (0.5 + 0.5 * smooth_noise(rng, shape, 6)[0]).clamp(0, 1)
+    filled = torch.where(enhancing & (share > _SURFACE), filled, 1.0)
+    return filled * images + (1 - filled) * torch.stack(beside) / share.clamp(min=_SURFACE)
 
 
 def _tensor(values: np.ndarray) -> Tensor:
@@ -254,6 +270,8 @@ def render(rng: np.random.Generator, contrast: Contrast, case: Diseased) -> Tens
         weight = torch.where(labels == ED, case.oedema, 1.0)[inside]
         before = images[:, inside]
         images[:, inside] = before + weight * (signal - before)
+    if contrast.rim_share < 1 and bool((labels == ET).any()):
+        images = _thinned(rng, images, labels == ET, contrast.rim_share)
 
     texture = smooth_noise(rng, shape, 3, 4) + smooth_noise(rng, shape, 7, 4)
     strength = _tensor(contrast.texture).view(4, 1, 1, 1)

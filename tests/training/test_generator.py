@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from training.contrasts import ordered_tissue, outer_signal, random_contrast, re
 from training.generator import Examples, draw_example, fill_pool, grow_case, load_case
 from training.growth import Growth, ellipsoid, fisher_kpp, spread_oedema, two_species
 from training.scanner_faults import spoil
-from training.tumours import NCR, add_tumours
+from training.tumours import ET, NCR, add_tumours
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,35 @@ def test_images_are_finite_and_not_negative(pool: Path) -> None:
         assert images.shape == (4, *HEAD_SHAPE)
         assert bool(torch.isfinite(images).all()) and float(images.min()) >= 0
         assert all(float(image.std()) > 0 for image in images)
+
+
+def test_enhancing_tumour_at_its_surface_may_share_its_voxels(pool: Path) -> None:
+    """Nothing but enhancing tumour changes, and it comes nearer to what lies beside it."""
+    case = next(c for c in map(load_case, sorted(pool.iterdir())) if bool((c.labels == ET).any()))
+    drawn = random_contrast(np.random.default_rng(3))
+    still = {name: np.zeros(4) for name in ("texture", "bias", "noise", "blur")}
+    plain = replace(
+        drawn,
+        **still,  # type: ignore[arg-type]
+        clusters=np.ones((4, 7, 3)),
+        gamma=np.ones(4),
+        thick_factor=np.ones(4),
+        shift=np.zeros((4, 3)),
+        spoiled=("", 0),
+        inflow=0.0,
+        stripped=False,
+    )
+    full, thin = (
+        render(np.random.default_rng(4), replace(plain, rim_share=share), case) for share in (1.0, 0.25)
+    )
+    enhancing = case.labels == ET
+    signal = torch.from_numpy(plain.tumour[:, ET].astype(np.float32))[:, None]
+    assert torch.allclose(full[:, enhancing], signal, atol=1e-5)
+    assert torch.equal(full[:, ~enhancing], thin[:, ~enhancing])
+    changed = (thin[:, enhancing] - signal).abs().amax(0) > 0.02
+    assert 0.1 < float(changed.float().mean()) <= 1
+    low, high = full.amin((1, 2, 3))[:, None], full.amax((1, 2, 3))[:, None]
+    assert bool(((thin[:, enhancing] >= low - 1e-5) & (thin[:, enhancing] <= high + 1e-5)).all())
 
 
 @pytest.mark.parametrize("coarsen", [1.0, 1.5])
