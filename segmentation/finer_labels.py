@@ -4,6 +4,7 @@ A rim that takes up contrast agent is often one or two millimetres thick, and th
 says is therefore only where to expect each label; which voxels of the image are rim, necrosis or oedema is decided by
 their brightness, among voxels next to the tumour core. Each label is one normal distribution, learnt where it is
 expected (expectation maximisation with a spatial prior, Van Leemput et al., IEEE Trans. Med. Imaging 20:677, 2001).
+A rim too thin for the network is learnt from the tumour around necrosis that is brighter than healthy tissue.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from segmentation.postprocess import enclosed_by_core
 
 Probabilities = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Spacing = tuple[float, float, float]
 
 _NCR, _ET = 1, 3
 _LEAST_EXPECTED = 1e-4
 _CERTAIN = 0.99  # background that no brightness changes: scalp, dura and vessels outside the brain
-_STRAY_SPREAD = 6.0
 _FLOOR = 0.02  # least variance of a label, as a share of that of all voxels
+_STRAY_SPREAD = 6.0
+_LEAST_HEALTHY = 100
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class FinerLabelSettings:
         Share of voxels of any label that are as bright as none of them.
     least_voxels
         A label that fewer voxels are expected to have is neither given nor taken away.
+    rim_prior
+        Least prior of enhancing tumour around necrosis, where an enhancing rim shows.
+    brighter_than, least_rim
+        A rim shows where at least this share of the tumour around necrosis is brighter than this share of the healthy
+        tissue near the tumour.
     rounds
         Rounds of expectation maximisation.
     """
@@ -54,13 +63,16 @@ class FinerLabelSettings:
     smooth_mm: float = 0.8
     stray: float = 0.02
     least_voxels: int = 10
+    rim_prior: float = 0.5
+    brighter_than: float = 0.99
+    least_rim: float = 0.1
     rounds: int = 2
 
 
 def finer_labels(
     expected: Probabilities,
     image: npt.NDArray[np.generic],
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Spacing,
     settings: FinerLabelSettings | None = None,
 ) -> Labels:
     """Most probable labels after the brightness of each voxel was heard.
@@ -81,11 +93,7 @@ def finer_labels(
     """
     how = settings or FinerLabelSettings()
     labels: Labels = expected.argmax(axis=0).astype(np.uint8)
-    core = np.isin(labels, (_NCR, _ET))
-    if not core.any():
-        return labels
-    zone = ndimage.distance_transform_edt(~core, sampling=spacing_mm) <= how.reach_mm
-    zone &= expected[0] < _CERTAIN
+    zone = _near(np.isin(labels, (_NCR, _ET)), how.reach_mm, spacing_mm) & (expected[0] < _CERTAIN)
     there = np.bincount(labels[zone], minlength=4) >= how.least_voxels
     zone &= there[labels]
     values = np.asarray(image[zone], dtype=np.float64)[:, None]
@@ -93,22 +101,58 @@ def finer_labels(
         return labels
     prior = np.clip(expected[:, zone].astype(np.float64), _LEAST_EXPECTED, 1)
     prior[~there] = 0.0
-    posterior = prior / prior.sum(axis=0)
-    floor = _FLOOR * spread(values)
-    stray = np.log(how.stray) + log_normal(values, values.mean(axis=0), _STRAY_SPREAD * spread(values))
-    for last in [False] * (how.rounds - 1) + [True]:
-        alone = np.full(prior.shape, -np.inf)
-        for label in np.flatnonzero(there):
-            mean, covariance = moments(values, posterior[label] ** 2, floor)
-            own = np.log1p(-how.stray) + log_normal(values, mean, covariance + floor)
-            alone[label] = np.log(prior[label]) + how.trust * np.logaddexp(own, stray)
+    start = prior / prior.sum(axis=0)
+    wall, rim = (mask[zone] for mask in _rim(labels, expected, image, spacing_mm, how))
+    prior[_ET, wall] = np.maximum(prior[_ET, wall], how.rim_prior)
+    start[:, rim] = np.eye(4)[:, [_ET]]
+    posterior, alone = start, np.empty_like(start)
+    for _ in range(how.rounds):
+        alone = _unnormalised(values, prior, posterior, how)
         posterior = _normalised(alone)
-        if last:
-            near = _neighbours(expected, posterior, zone, spacing_mm, how.smooth_mm)
-            posterior = _normalised(alone + how.smoothness * near)
-    labels[zone] = posterior.argmax(axis=0)
+    around = _neighbours(expected, posterior, zone, spacing_mm, how.smooth_mm)
+    labels[zone] = (alone + how.smoothness * around).argmax(axis=0)
     labels[enclosed_by_core(torch.from_numpy(labels)).numpy()] = _NCR
     return labels
+
+
+def _near(mask: Mask, reach_mm: float, spacing_mm: Spacing) -> Mask:
+    """Voxels within a distance of a mask; none where it is empty."""
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= reach_mm)
+
+
+def _rim(
+    labels: Labels,
+    expected: Probabilities,
+    image: npt.NDArray[np.generic],
+    spacing_mm: Spacing,
+    how: FinerLabelSettings,
+) -> tuple[Mask, Mask]:
+    """The tumour around necrosis and which of it is brighter than healthy tissue; both empty where no rim shows."""
+    necrosis = labels == _NCR
+    healthy = image[(labels == 0) & (expected[0] < _CERTAIN)]
+    nothing = np.zeros_like(necrosis)
+    if healthy.size < _LEAST_HEALTHY or necrosis.sum() < how.least_voxels:
+        return nothing, nothing
+    wall = _near(necrosis, how.reach_mm, spacing_mm) & (labels > 0) & ~necrosis & (expected[0] < _CERTAIN)
+    bright = wall & (image > np.quantile(healthy, how.brighter_than))
+    if bright.sum() < max(how.least_voxels, how.least_rim * wall.sum()):
+        return nothing, nothing
+    return wall, bright
+
+
+def _unnormalised(values: Array, prior: Array, shares: Array, how: FinerLabelSettings) -> Array:
+    """Log of prior times likelihood (4, N) of values (N, 1), each label learnt where it has a share."""
+    floor = _FLOOR * spread(values)
+    stray = np.log(how.stray) + log_normal(values, values.mean(axis=0), _STRAY_SPREAD * spread(values))
+    logs = np.full(prior.shape, -np.inf)
+    for label in np.flatnonzero(prior.any(axis=1)):
+        mean, covariance = moments(values, shares[label] ** 2, floor)
+        own = np.log1p(-how.stray) + log_normal(values, mean, covariance + floor)
+        with np.errstate(divide="ignore"):
+            logs[label] = np.log(prior[label]) + how.trust * np.logaddexp(own, stray)
+    return logs
 
 
 def _normalised(logs: Array) -> Array:
@@ -116,18 +160,13 @@ def _normalised(logs: Array) -> Array:
 
 
 def _neighbours(
-    expected: Probabilities,
-    posterior: Array,
-    zone: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    smooth_mm: float,
+    expected: Probabilities, posterior: Array, zone: Mask, spacing_mm: Spacing, smooth_mm: float
 ) -> Array:
     """Log of the share of each label around each voxel of the zone, (4, N); what is expected counts outside it."""
+    sigma = [smooth_mm / side for side in spacing_mm]
     around = np.empty_like(posterior)
     for label, one in enumerate(expected):
         shares = one.astype(np.float32)
         shares[zone] = posterior[label]
-        around[label] = ndimage.gaussian_filter(
-            shares, [smooth_mm / side for side in spacing_mm], truncate=2
-        )[zone]
+        around[label] = ndimage.gaussian_filter(shares, sigma, truncate=2)[zone]
     return np.asarray(np.log(np.clip(around, 1e-3, 1)))
