@@ -93,7 +93,8 @@ def finer_labels(
     """
     how = settings or FinerLabelSettings()
     labels: Labels = expected.argmax(axis=0).astype(np.uint8)
-    zone = _near(np.isin(labels, (_NCR, _ET)), how.reach_mm, spacing_mm) & (expected[0] < _CERTAIN)
+    core = np.isin(labels, (_NCR, _ET))
+    zone = _near(core, how.reach_mm, spacing_mm) & (expected[0] < _CERTAIN)
     there = np.bincount(labels[zone], minlength=4) >= how.least_voxels
     zone &= there[labels]
     values = np.asarray(image[zone], dtype=np.float64)[:, None]
@@ -110,7 +111,10 @@ def finer_labels(
         alone = _unnormalised(values, prior, posterior, how)
         posterior = _normalised(alone)
     around = _neighbours(expected, posterior, zone, spacing_mm, how.smooth_mm)
+    plain = labels.copy()
     labels[zone] = (alone + how.smoothness * around).argmax(axis=0)
+    apart = _apart_from(core, np.isin(labels, (_NCR, _ET)))
+    labels[apart] = plain[apart]
     labels[enclosed_by_core(torch.from_numpy(labels)).numpy()] = _NCR
     return labels
 
@@ -120,6 +124,15 @@ def _near(mask: Mask, reach_mm: float, spacing_mm: Spacing) -> Mask:
     if not mask.any():
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= reach_mm)
+
+
+def _apart_from(core: Mask, found: Mask) -> Mask:
+    """Connected parts (26 neighbours) of what was found that hold nothing of the core: small vessels beside it."""
+    parts, count = ndimage.label(found, structure=np.ones((3, 3, 3)))
+    joined = np.zeros(count + 1, dtype=bool)
+    joined[np.unique(parts[core])] = True
+    joined[0] = True
+    return np.asarray(~joined[parts])
 
 
 def _rim(

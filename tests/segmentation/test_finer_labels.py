@@ -99,6 +99,14 @@ def test_a_vessel_beside_necrosis_is_no_rim() -> None:
     assert not (finer_labels(_expected(truth), image, SPACING) == ET).any()
 
 
+def test_a_small_vessel_near_the_core_does_not_join_it() -> None:
+    truth = _tumour(rim_mm=3)
+    image = _image(truth)
+    vessel = (_distance() > 15.2) & (_distance() < 15.9) & (truth == ED)
+    image[vessel] = 220
+    assert not (finer_labels(_expected(truth), image, SPACING)[vessel] == ET).any()
+
+
 def test_a_speck_too_small_to_learn_from_stays() -> None:
     truth = _tumour(rim_mm=0)
     truth[24:26, 24:26, 20:22] = ET
