@@ -104,7 +104,8 @@ def test_a_small_vessel_near_the_core_does_not_join_it() -> None:
     image = _image(truth)
     vessel = (_distance() > 15.2) & (_distance() < 15.9) & (truth == ED)
     image[vessel] = 220
-    assert not (finer_labels(_expected(truth), image, SPACING)[vessel] == ET).any()
+    unsure = (_expected(truth) + 1e-6) ** 0.25  # as far from sure as the patient model's probabilities are
+    assert not (finer_labels(unsure / unsure.sum(0), image, SPACING)[vessel] == ET).any()
 
 
 def test_a_speck_too_small_to_learn_from_stays() -> None:
