@@ -1,7 +1,8 @@
 # OncoTwin. `make demo` and `make test` do all the set-up on a fresh machine.
 PYTHON ?= python3.11
 ENGINE ?= podman
-BASE ?= localhost/oncotwin-base:bookworm
+OWN_BASE := localhost/oncotwin-base:bookworm
+BASE ?= $(OWN_BASE)
 VERSION := $(shell sed -n 's/^  version: //p' app.yaml)
 IMAGE ?= localhost/oncotwin:$(VERSION)
 SERVICES_IMAGE ?= localhost/oncotwin-services:$(VERSION)
@@ -123,7 +124,7 @@ define debian_image
 	  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 	  --customize-hook='rm -rf "$$1"/etc/apt/sources.list "$$1"/etc/apt/sources.list.d/* "$$1"/var/lib/apt/lists/*' \
 	  bookworm build/debian.tar $$(ls /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null)
-	$(ENGINE) import -q $(3) build/debian.tar $(2)
+	$(ENGINE) import $(3) build/debian.tar $(2) >/dev/null
 	rm build/debian.tar
 endef
 
@@ -136,11 +137,17 @@ image-orthanc:
 	$(call debian_image,orthanc$(comma)orthanc-dicomweb,localhost/orthanc:bookworm,\
 	  --change 'ENTRYPOINT ["/usr/sbin/Orthanc"$(comma) "/etc/orthanc/orthanc.json"]')
 
+# The base of ours is made where it is missing; another one has to be there.
+define base_image
+	@$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || { test "$(BASE)" = "$(OWN_BASE)" && $(MAKE) image-base; } || \
+	  { echo "The image $(BASE) is not here; pull it first: $(ENGINE) pull $(BASE)"; exit 2; }
+endef
+
 # podman would write every step to the disk as a layer of its own, two gigabytes each.
 BUILD = $(ENGINE) build --network none $(if $(filter podman,$(ENGINE)),--layers=false) --build-arg BASE=$(BASE) \
   --build-arg VERSION=$(VERSION) --build-arg LOCK=$(LOCK)
 image: wheelhouse
-	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
+	$(base_image)
 	$(BUILD) $(BUILD_OPTIONS) -t $(IMAGE) .
 
 # The same application with CUDA's torch, for hosts with a GPU; BASE may name a CUDA runtime with Python 3.11.
@@ -152,7 +159,7 @@ image-gpu:
 image-services: wheelhouse
 	$(BIN)/python -m pip download --quiet --require-hashes --no-deps --no-build-isolation -r requirements-services.lock \
 	  -d build/wheelhouse
-	$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 || $(MAKE) image-base
+	$(base_image)
 	$(BUILD) --build-arg SERVICES_LOCK=requirements-services.lock --target services -t $(SERVICES_IMAGE) .
 
 # Never as root: root's own folders are handed to uid 1000.

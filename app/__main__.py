@@ -11,6 +11,8 @@ import time
 import warnings
 from pathlib import Path
 
+from app.settings import SettingsError, load_settings, settings_path
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Holoscan and its libraries log to stdout and would drown the answer; their level is read at import.
@@ -51,7 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config",
         type=Path,
-        default=environment.get("HOLOSCAN_CONFIG_PATH", ROOT / "app.yaml"),
+        default=settings_path(environment),
         help="settings (default: the app.yaml shipped)",
     )
     parser.add_argument(
@@ -118,8 +120,6 @@ def main(arguments: list[str] | None = None) -> int:
     log = show_progress(options.progress)
     silence_libraries()
     log.info("starting")
-
-    from app.settings import SettingsError, load_settings
 
     try:
         settings = load_settings(options.config)

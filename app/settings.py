@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -59,6 +61,16 @@ class SeriesRule(_Section):
     series_number: int | None = None
     series_uid: str | None = None
     visit_date: date | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SeriesRule:
+        if self.description is None and self.series_number is None and self.series_uid is None:
+            raise ValueError("a rule needs a description, a series_number or a series_uid")
+        try:
+            re.compile(self.description or "")
+        except re.error as error:
+            raise ValueError(f"the description is no regular expression ({error})") from error
+        return self
 
 
 class IngestSection(_Section):
@@ -252,6 +264,11 @@ class Settings(_Section):
     application: ApplicationSection
     resources: ResourcesSection
     oncotwin: OncoTwinSection = OncoTwinSection()
+
+
+def settings_path(environment: Mapping[str, str]) -> Path:
+    """Where the settings are: what ``HOLOSCAN_CONFIG_PATH`` names, else the ``app.yaml`` shipped."""
+    return Path(environment.get("HOLOSCAN_CONFIG_PATH", Path(__file__).resolve().parents[1] / "app.yaml"))
 
 
 def load_settings(path: Path) -> Settings:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pydicom
 import requests
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
@@ -109,7 +110,7 @@ def _by_store(
 ) -> Receipt:
     entity = AE(ae_title=destination.calling_ae_title)
     for sop_class in {item.sop_class for item in objects}:
-        entity.add_requested_context(sop_class)
+        entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     if commitments.has_receiver and destination.storage_commitment != "never":
         entity.add_requested_context(StorageCommitmentPushModel)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 60

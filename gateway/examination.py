@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from app.engine import Outcome, RunLimits, confined
+from app.settings import IngestSection, SettingsError, load_settings, settings_path
 
 _TIME_LIMIT_S = 600.0
 
@@ -76,12 +78,12 @@ def examine(folder: Path, memory_gb: float) -> Examination | Outcome:
     return Examination(**{key: tuple(v) if isinstance(v, list) else v for key, v in answer.items()})
 
 
-def describe(folder: Path) -> dict[str, object]:
-    """What is in a folder, or why it cannot be used."""
+def describe(folder: Path, ingest: IngestSection) -> dict[str, object]:
+    """What is in a folder by the application's settings of the ingest, or why it cannot be used."""
     from imaging.catalog import read_catalog
     from imaging.errors import ImagingError
     from imaging.files import read_folder, text
-    from imaging.role_selection import select_roles
+    from imaging.role_selection import RoleRule, select_roles
 
     headers = [item.header for item in read_folder(folder).objects]
     found = Examination(
@@ -96,9 +98,12 @@ def describe(folder: Path) -> dict[str, object]:
         refused=0,
     )
     try:
-        catalog = read_catalog(folder)
+        catalog = read_catalog(folder, visit_gap_hours=ingest.visit_gap_hours)
+        rules = [RoleRule(**rule.model_dump(exclude_none=True)) for rule in ingest.series_rules]
         roles = {
-            role for visit in catalog.visits for role in select_roles(visit, required=frozenset()).chosen
+            role
+            for visit in catalog.visits
+            for role in select_roles(visit, required=frozenset(), rules=rules).chosen
         }
     except ImagingError as error:
         if "MR" in found.modalities:
@@ -114,10 +119,14 @@ def describe(folder: Path) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the description of a folder."""
+    """Print the description of a folder, read as a run that the gateway starts reads it."""
     for library in ("pydicom", "highdicom"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    print(json.dumps(describe(Path(arguments[0]))))
+    try:
+        found = describe(Path(arguments[0]), load_settings(settings_path(os.environ)).oncotwin.ingest)
+    except SettingsError as error:
+        found = {"reason": "settings", "sentence": str(error)}
+    print(json.dumps(found))
     return 0
 
 

@@ -14,6 +14,7 @@ from imaging.role_selection import RoleRule
 from twin.settings import DeviceName
 
 ROOT = Path(__file__).resolve().parent.parent
+_HORIZONS_DAYS = (30.0, 60.0, 90.0, 120.0, 150.0, 180.0)  # the application's own
 
 
 class ConfigurationError(Exception):
@@ -127,7 +128,9 @@ def _growth(ours: Mapping[str, Any]) -> GrowthSettings:
         whole_threshold=float(twin.get("whole_threshold", 0.2)),
         gray_matter_ratio=float(twin.get("gray_matter_ratio", 10.0)),
         device=twin.get("device", "cpu"),
-        horizons_days=tuple(float(day) for day in (ours.get("forecast") or {}).get("horizons_days") or (90,)),
+        horizons_days=tuple(
+            float(day) for day in (ours.get("forecast") or {}).get("horizons_days") or _HORIZONS_DAYS
+        ),
         has_treatments=bool(ours.get("treatments")),
     )
 

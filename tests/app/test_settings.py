@@ -32,6 +32,8 @@ def test_shipped_file_shows_the_defaults() -> None:
         ("[30, 60, 90, 120, 150, 180]", "[]", "oncotwin.forecast.horizons_days"),
         ("device: auto", "device: tpu", "oncotwin.segmentation.device"),
         ("device: cpu", "device: tpu", "oncotwin.twin.device"),
+        ("series_rules: []", "series_rules: [{role: flair, visit_date: 2026-03-01}]", "needs a description"),
+        ("series_rules: []", 'series_rules: [{role: flair, description: "flair("}]', "no regular expression"),
         ("treatments: []", "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 0}]", "dose_gy"),
         (
             "treatments: []",

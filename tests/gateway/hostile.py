@@ -22,6 +22,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from app.settings import IngestSection
 from gateway.audit import AuditLog
 from gateway.commitment import Commitments
 from gateway.examination import Examination, describe
@@ -126,7 +127,7 @@ def examine_all(target: Target, log: Path) -> Iterator[tuple[int, str]]:
 
 def _examine(study: Path) -> int:
     """As gateway.attempt does it."""
-    answer = describe(study)
+    answer = describe(study, IngestSection())
     text = json.dumps(answer)
     assert json.loads(text) == json.loads(text)
     if "reason" in answer:
