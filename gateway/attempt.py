@@ -11,14 +11,20 @@ from pathlib import Path
 import requests
 
 from app.engine import Outcome, RunLimits, run_application
-from gateway.examination import examine
+from gateway.examination import Examination, examine
 from gateway.folders import remove, snapshot
-from gateway.priors import fetch_priors
+from gateway.priors import fetch_images, fetch_priors
 from gateway.rules import takes
 from gateway.settings import PriorsSection, RuleSection
 
 IGNORED = "ignored"
 RESULTS = "results"
+_IMAGES_MISSING = Outcome(
+    3,
+    "images_missing",
+    "A drawing came after the images of its study were deleted here (keep_days), and no archive to fetch them from is "
+    "set (priors): send the images again.",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Assignment:
         Keys of the instances that belong to this version.
     folder : pathlib.Path
         The job's folder; ``results`` in it appears whole or not at all.
+    came_before : bool
+        Whether another version of the study was here: its images may have been deleted since.
     rules, priors, command, limits
         From the settings.
     """
@@ -43,6 +51,7 @@ class Assignment:
     inbox: Path
     instances: tuple[str, ...]
     folder: Path
+    came_before: bool
     rules: Sequence[RuleSection]
     priors: PriorsSection | None
     command: tuple[str, ...]
@@ -107,6 +116,11 @@ def _gather(assignment: Assignment, source: Path) -> Outcome | None:
     try:
         snapshot(assignment.inbox, assignment.instances, aside / "study")
         study = examine(aside / "study", assignment.limits.memory_gb)
+        if isinstance(study, Examination) and study.is_drawings_alone and assignment.came_before:
+            if assignment.priors is None:
+                return _IMAGES_MISSING
+            fetch_images(assignment.priors, assignment.study_uid, aside / "study")
+            study = examine(aside / "study", assignment.limits.memory_gb)
         if isinstance(study, Outcome):
             return study
         objection = takes(assignment.rules, study)

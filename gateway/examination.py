@@ -18,6 +18,8 @@ from pathlib import Path
 from app.engine import Outcome, RunLimits, confined
 from app.settings import IngestSection, SettingsError, load_settings, settings_path
 
+# What replaces the segmentation of images that may have come earlier.
+DRAWINGS = frozenset({"SEG", "RTSTRUCT"})
 _TIME_LIMIT_S = 600.0
 
 
@@ -51,6 +53,11 @@ class Examination:
 
     def __repr__(self) -> str:
         return "Examination(…)"
+
+    @property
+    def is_drawings_alone(self) -> bool:
+        """Whether there are drawings and nothing that they could have been drawn on."""
+        return bool(self.modalities) and set(self.modalities) <= DRAWINGS
 
 
 def examine(folder: Path, memory_gb: float) -> Examination | Outcome:

@@ -188,6 +188,12 @@ class JobTable:
         with Session(self._engine) as session:
             return session.scalar(query) is not None
 
+    def has_other_versions(self, job: Job) -> bool:
+        """Whether another version of the job's study is known."""
+        query = select(_JobRow.id).where(_JobRow.study_uid == job.study_uid, _JobRow.id != job.id)
+        with Session(self._engine) as session:
+            return session.scalar(query) is not None
+
     def move(
         self,
         job: Job,

@@ -102,9 +102,13 @@ class OrthancWatch:
             if answer.status_code == requests.codes.not_found:
                 return False
             answer.raise_for_status()
-            with aside.open("wb") as file:
-                for chunk in answer.iter_content(1 << 20):
-                    file.write(chunk)
+            try:
+                with aside.open("wb") as file:
+                    for chunk in answer.iter_content(1 << 20):
+                        file.write(chunk)
+            except BaseException:  # the next poll fetches it again, under another name
+                aside.unlink(missing_ok=True)
+                raise
         self._folders.accept(aside, inbox, sop_uid)
         return True
 

@@ -1,11 +1,13 @@
-"""Earlier studies of the patient, from the archive by DICOMweb."""
+"""From the archive by DICOMweb: the patient's earlier studies, and images of a study that only drawings came of."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from gateway.examination import Examination
+from dicomweb_client.api import DICOMwebClient
+
+from gateway.examination import DRAWINGS, Examination
 from gateway.folders import is_uid, key_of
 from gateway.settings import PriorsSection
 from gateway.web import dicomweb, value
@@ -17,8 +19,6 @@ _PATIENT_ID = "00100020"
 _ISSUER = "00100021"
 _STUDY_UID = "0020000D"
 _SERIES_UID = "0020000E"
-# Images, and the drawings that replace the segmentation.
-_DRAWINGS = ("SEG", "RTSTRUCT")
 _WILDCARDS = set("*?\\")
 
 
@@ -57,17 +57,31 @@ def fetch_priors(settings: PriorsSection, study_uid: str, study: Examination, fo
     priors = [item for item in found if _is_prior(item, study_uid, study, settings)]
     priors.sort(key=lambda item: value(item, _STUDY_DATE), reverse=True)
     for item in priors[: settings.max_studies]:
-        prior_uid = value(item, _STUDY_UID)
-        for series in client.search_for_series(prior_uid):
-            if value(series, _MODALITY) not in (*settings.modalities, *_DRAWINGS):
-                continue
-            for dataset in client.iter_series(
-                prior_uid, value(series, _SERIES_UID), media_types=(("application/dicom", "*"),)
-            ):
-                dataset.save_as(
-                    folder / f"{key_of(str(dataset.SOPInstanceUID))}.dcm", enforce_file_format=True
-                )
+        _retrieve(client, value(item, _STUDY_UID), {*settings.modalities, *DRAWINGS}, folder)
     return len(priors[: settings.max_studies])
+
+
+def fetch_images(settings: PriorsSection, study_uid: str, folder: Path) -> None:
+    """Retrieve the images of a study, without its drawings; files that are there already stay.
+
+    Raises
+    ------
+    requests.RequestException
+        When the archive does not answer.
+    """
+    _retrieve(dicomweb(settings), study_uid, set(settings.modalities), folder)
+
+
+def _retrieve(client: DICOMwebClient, study_uid: str, modalities: set[str], folder: Path) -> None:
+    for series in client.search_for_series(study_uid):
+        if value(series, _MODALITY) not in modalities:
+            continue
+        for dataset in client.iter_series(
+            study_uid, value(series, _SERIES_UID), media_types=(("application/dicom", "*"),)
+        ):
+            path = folder / f"{key_of(str(dataset.SOPInstanceUID))}.dcm"
+            if not path.exists():  # it may be a link to the file that arrived
+                dataset.save_as(path, enforce_file_format=True)
 
 
 def _is_prior(item: dict[str, Any], study_uid: str, study: Examination, settings: PriorsSection) -> bool:

@@ -152,6 +152,7 @@ class Gateway:
             inbox=self.folders.inbox(job.source, job.study_uid),
             instances=job.instances,
             folder=self.folders.job(job.id),
+            came_before=self.jobs.has_other_versions(job),
             rules=self.settings.rules,
             priors=self.settings.priors,
             command=split_command(settings.command),

@@ -42,6 +42,12 @@ def volumes_ml(labels: npt.NDArray[Any], voxel_volume_mm3: float) -> dict[str, f
     return {region: count * voxel_volume_mm3 / 1000 for region, count in counts.items()}
 
 
+def left_out_ml(before: Volume, after: Volume) -> float:
+    """Volume of the whole tumour of one label map that another one on the same grid does not have, mL."""
+    lost = np.count_nonzero((before.array > 0) & (after.array == 0))
+    return float(lost) * before.geometry.voxel_volume_mm3 / 1000
+
+
 def discard_outside(labels: Volume, mask: Volume, min_component_ml: float) -> Volume:
     """Labels inside a mask, without the components that it cuts down to crumbs.
 

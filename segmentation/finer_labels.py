@@ -89,7 +89,8 @@ def finer_labels(
     Returns
     -------
     numpy.ndarray
-        uint8 (I, J, K): those of ``expected`` farther from the core than the settings reach.
+        uint8 (I, J, K): those of ``expected`` farther from the core than the settings reach, but for oedema that core
+        encloses, which is NCR at any distance.
     """
     how = settings or FinerLabelSettings()
     labels: Labels = expected.argmax(axis=0).astype(np.uint8)

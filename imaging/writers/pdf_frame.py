@@ -31,8 +31,8 @@ _Item = TypeVar("_Item")
 
 # What to say under the verdict when no calibration has its own sentence.
 _REMARKS: Mapping[Status, str] = {
-    Status.NO_TUMOUR: "The network marked nothing as tumour. That is no proof that there is none: look at the images.",
-    Status.TUMOUR_GONE: "The network marked nothing as tumour at a later visit: there is no growth to fit.",
+    Status.NO_TUMOUR: "Nothing is marked as tumour in any visit. That is no proof that there is none: look at the images.",
+    Status.TUMOUR_GONE: "Nothing is marked as tumour at the last visit: there is no growth to fit.",
     Status.SINGLE_VISIT: "Volumes are measured. Growth parameters are those of the prior, and so is the band.",
 }
 
