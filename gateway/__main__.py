@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import yaml
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.folders import remove
 from gateway.jobs import JobTable, State
@@ -52,7 +53,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.scheduler:
         jobs = settings.jobs.model_copy(update={"scheduler": options.scheduler})
         settings = settings.model_copy(update={"jobs": jobs})
-    return retry(settings, options.retry) if options.retry else serve(settings)
+    try:
+        return retry(settings, options.retry) if options.retry else serve(settings)
+    except SQLAlchemyError as error:
+        print(
+            f"gateway: the database cannot be used ({type(error).__name__}); see `database` in the settings.",
+            file=sys.stderr,
+        )
+    except OSError as error:
+        print(
+            f"gateway: {settings.work_folder} cannot be used ({error.strerror}); see `work_folder` in the settings.",
+            file=sys.stderr,
+        )
+    return USAGE
 
 
 def serve(settings: Settings) -> int:

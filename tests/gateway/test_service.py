@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from gateway.__main__ import USAGE, retry
+from gateway.__main__ import ROOT, USAGE, retry
 from gateway.folders import key_of
 from gateway.jobs import Job, State
 from gateway.service import Gateway
@@ -89,3 +92,22 @@ def test_files_are_forgotten_after_their_days_but_never_of_open_jobs(tmp_path: P
         path.name for path in [*(tmp_path / "work").iterdir(), *(tmp_path / "inbox" / "received").iterdir()]
     }
     assert left == {job.id, "new", key_of(STUDY)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"work_folder": "/proc/nowhere"}, "work_folder"),
+        ({"database": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "database"),
+    ],
+)
+def test_what_the_gateway_cannot_work_with_is_named(
+    tmp_path: Path, wrong: dict[str, str], named: str
+) -> None:
+    settings = tmp_path / "gateway.yaml"
+    settings.write_text(yaml.safe_dump({"work_folder": str(tmp_path / "work"), **wrong}))
+    command = [sys.executable, "-m", "gateway", "--config", str(settings)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == USAGE
+    assert f"`{named}`" in done.stderr
+    assert "Traceback" not in done.stderr
