@@ -12,15 +12,14 @@ from imaging.geometry import AnyArray, FloatArray, Geometry
 _PLANE_TOLERANCE = 0.1
 
 
-def lies_in_slices(points: FloatArray, geometry: Geometry) -> bool:
-    """Whether contour points ``(n, 3)`` in LPS mm lie within one slice of the grid and inside its field."""
+def slice_of(points: FloatArray, geometry: Geometry) -> int | None:
+    """Index of the slice that contour points ``(n, 3)`` in LPS mm lie in; None off the slices or the field."""
     index = geometry.to_index(points)
     slice_index = np.round(index[:, 2].mean())
     in_plane = np.abs(index[:, 2] - slice_index).max() <= _PLANE_TOLERANCE
     upper = np.asarray(geometry.shape) - 0.5
-    return bool(
-        in_plane and (index > -0.5 - _PLANE_TOLERANCE).all() and (index < upper + _PLANE_TOLERANCE).all()
-    )
+    inside = (index > -0.5 - _PLANE_TOLERANCE).all() and (index < upper + _PLANE_TOLERANCE).all()
+    return int(slice_index) if in_plane and inside else None
 
 
 def rasterise(contours: Iterable[FloatArray], geometry: Geometry) -> AnyArray:
@@ -31,7 +30,7 @@ def rasterise(contours: Iterable[FloatArray], geometry: Geometry) -> AnyArray:
     Parameters
     ----------
     contours : iterable of numpy.ndarray
-        Points ``(n, 3)`` in LPS mm, each contour in one slice (see ``lies_in_slices``).
+        Points ``(n, 3)`` in LPS mm, each contour in one slice (see ``slice_of``).
     geometry : Geometry
         The grid.
 

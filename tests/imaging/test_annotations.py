@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,10 @@ import pydicom
 import pytest
 from pydicom.sr.coding import Code
 
-from imaging.annotations import read_annotation
-from imaging.catalog import Catalog, Series, read_catalog
-from imaging.contours import rasterise
-from imaging.errors import ImagingError, Reason
-from imaging.geometry import AnyArray, Geometry
-from imaging.labels import TumourLabel
+from imaging.catalog import read_catalog
 from tests.imaging import dicom_factory as factory
-from tests.imaging.drawing_factory import write_segmentation, write_structure_set
+from tests.imaging.drawing_factory import write_segmentation
+from tests.imaging.drawings import boxes, labels_of, read, refuse, write_drawn_visit
 
 NCR = Code("6574001", "SCT", "Necrosis")
 ED = Code("79654002", "SCT", "Edema")
@@ -28,68 +23,9 @@ NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 BY_LABEL = {"NCR": NCR, "ED": ED, "ET": ET}
 
 
-def boxes() -> dict[str, AnyArray]:
-    """Three regions side by side, none of them symmetric."""
-    masks = {label: np.zeros(factory.SHAPE, dtype=bool) for label in BY_LABEL}
-    masks["NCR"][2:4, 2:5, 2:4] = True
-    masks["ED"][4:9, 2:7, 2:6] = True
-    masks["ET"][2:4, 5:7, 3:5] = True
-    return masks
-
-
-def labels_of(masks: Mapping[str, AnyArray]) -> AnyArray:
-    labels = np.zeros(factory.SHAPE, dtype=np.uint8)
-    for name in ("ED", "NCR", "ET"):
-        labels[masks[name]] = TumourLabel[name]
-    return labels
-
-
-def reference(catalog: Catalog, description: str = "post") -> Series:
-    (series,) = [item for item in catalog.visits[0].series if description in item.description]
-    return series
-
-
-def read(folder: Path, description: str = "post") -> tuple[AnyArray, str] | None:
-    catalog = read_catalog(folder)
-    series = reference(catalog, description)
-    assert series.geometry is not None
-    found = read_annotation(catalog.visits[0], series, series.geometry)
-    if found is None:
-        return None
-    assert found.labels.geometry.matches(series.geometry)
-    assert found.labels.array.dtype == np.uint8
-    assert found.path.is_file()
-    return found.labels.array, found.source
-
-
-def refuse(folder: Path, *words: str) -> None:
-    with pytest.raises(ImagingError) as error:
-        read(folder)
-    assert error.value.reason is Reason.BAD_ANNOTATION
-    for word in words:
-        assert word in error.value.message
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, list[Path]]:
-    """A visit on an oblique, anisotropic grid; T1 has slices half as thick."""
-    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
-    matrix = factory.affine(spacing=(1.0, 1.5, 2.0), rotation=turn)
-    written = factory.write_visit(tmp_path, matrix=matrix, contrasts=("t1ce", "t2", "flair"))
-    fine = factory.affine(spacing=(1.0, 1.5, 1.0), rotation=turn)
-    stated = {
-        "FrameOfReferenceUID": factory.uid("visit frame"),
-        "StudyInstanceUID": factory.uid("visit"),
-        "SeriesNumber": 9,
-    }
-    written["t1"] = factory.write_series(
-        tmp_path / "t1",
-        factory.pattern((12, 10, 15)),
-        fine,
-        name="t1",
-        attributes={**factory.CONTRASTS["t1"], **stated},
-    )
-    return written
+    return write_drawn_visit(tmp_path)
 
 
 def test_nobody_drew(tmp_path: Path, files: Any) -> None:
@@ -206,35 +142,6 @@ def test_no_frames_is_no_tumour(tmp_path: Path, files: Any) -> None:
     assert not found[0].any()
 
 
-def test_drawn_on_another_series_of_the_same_frame_of_reference(tmp_path: Path, files: Any) -> None:
-    """The T1 slices lie 1 mm apart, those of T1CE 2 mm: every second one is the same plane."""
-    masks = {label: np.zeros((12, 10, 15), dtype=bool) for label in BY_LABEL}
-    for label, mask in boxes().items():
-        masks[label][:, :, ::2] = mask
-        masks[label][:, :, 1::2] = mask[:, :, :-1]
-    write_segmentation(tmp_path / "seg.dcm", files["t1"], masks)
-    found = read(tmp_path)
-    assert found is not None
-    np.testing.assert_array_equal(found[0], labels_of(boxes()))
-
-
-def test_frames_without_tumour_left_out(tmp_path: Path, files: Any) -> None:
-    """Without the source series in the folder only the drawn frames tell the grid."""
-    masks = {label: np.zeros((12, 10, 15), dtype=bool) for label in BY_LABEL}
-    masks["ET"][3:6, 2:4, 4:8] = True
-    masks["ED"][3:6, 2:4, 12] = True
-    write_segmentation(tmp_path / "seg.dcm", files["t1"], masks)
-    expected = np.where(masks["ET"], 3, 0) + np.where(masks["ED"], 2, 0)
-    before = read(tmp_path, "t1_mprage_sag post")
-    for file in files["t1"]:
-        file.unlink()
-    after = read(tmp_path, "t1_mprage_sag post")
-    assert before is not None
-    assert after is not None
-    np.testing.assert_array_equal(before[0], expected[:, :, ::2])
-    np.testing.assert_array_equal(after[0], expected[:, :, ::2])
-
-
 def test_another_frame_of_reference_is_refused(tmp_path: Path) -> None:
     stated = {"FrameOfReferenceUID": factory.uid("other"), **factory.CONTRASTS["t2"], "SeriesNumber": 7}
     files = factory.write_visit(tmp_path, contrasts=("t1ce",))
@@ -272,6 +179,19 @@ class TestWhichOne:
         for name in ("a.dcm", "b.dcm"):
             write_segmentation(tmp_path / name, files["t1ce"], boxes())
         refuse(tmp_path, "a.dcm and b.dcm")
+
+    @pytest.mark.parametrize("names", [("a.dcm", "b.dcm"), ("a/seg.dcm", "b/seg.dcm")])
+    def test_two_versions_of_one_uid_are_refused(
+        self, tmp_path: Path, files: Any, names: tuple[str, str]
+    ) -> None:
+        for hour, name in enumerate(names):
+            path = write_segmentation(
+                tmp_path / name, files["t1ce"], boxes(), created=factory.DATE + timedelta(hours=hour)
+            )
+            dataset = pydicom.dcmread(path)
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = factory.uid("seg")
+            dataset.save_as(path)
+        refuse(tmp_path, f"{names[0]} and {names[1]}", "SOPInstanceUID")
 
     def test_one_object_a_region_is_refused(self, tmp_path: Path, files: Any) -> None:
         for n, (label, mask) in enumerate(boxes().items()):
@@ -331,75 +251,3 @@ class TestWhichOne:
         before = read_catalog(tmp_path).digest
         write_segmentation(tmp_path / "seg.dcm", files["t1ce"], boxes())
         assert read_catalog(tmp_path).digest != before
-
-
-def outline(geometry: Geometry, i: tuple[float, float], j: tuple[float, float], k: float) -> AnyArray:
-    """Rectangle through voxel indices, in LPS mm."""
-    corners = [(i[0], j[0], k), (i[1], j[0], k), (i[1], j[1], k), (i[0], j[1], k)]
-    return geometry.to_patient(corners)
-
-
-class TestStructureSets:
-    def write(self, folder: Path, files: Any, k: float = 3.0, **more: Any) -> None:
-        geometry = reference(read_catalog(folder)).geometry
-        assert geometry is not None
-        contours = {
-            "Enhancing Tumor": [
-                outline(geometry, (1.5, 6.5), (1.5, 7.5), k),
-                outline(geometry, (3.5, 4.5), (3.5, 5.5), k),
-            ],
-            "edema": [
-                outline(geometry, (6.5, 9.5), (1.5, 7.5), k),
-                outline(geometry, (6.5, 9.5), (1.5, 7.5), k + 1),
-            ],
-            "NCR": [],
-        }
-        write_structure_set(folder / "rt.dcm", files["t1ce"][0], contours, **more)
-
-    def test_contours_become_labels_with_holes(self, tmp_path: Path, files: Any) -> None:
-        self.write(tmp_path, files)
-        found = read(tmp_path)
-        assert found is not None
-        expected = np.zeros(factory.SHAPE, dtype=np.uint8)
-        expected[2:7, 2:8, 3] = 3
-        expected[4, 4:6, 3] = 0
-        expected[7:10, 2:8, 3:5] = 2
-        np.testing.assert_array_equal(found[0], expected)
-        assert found[1] == "rtstruct"
-
-    def test_contours_between_slices_are_refused(self, tmp_path: Path, files: Any) -> None:
-        self.write(tmp_path, files, k=3.4)
-        refuse(tmp_path, "rt.dcm", "slices")
-
-    def test_contours_in_slices_of_a_finer_series_of_the_visit_are_read_there(
-        self, tmp_path: Path, files: Any
-    ) -> None:
-        self.write(tmp_path, files, k=2.5)
-        assert read(tmp_path) is not None
-
-    def test_points_and_open_lines_are_refused(self, tmp_path: Path, files: Any) -> None:
-        self.write(tmp_path, files, geometric_type="OPEN_PLANAR")
-        refuse(tmp_path, "OPEN_PLANAR")
-
-    def test_contours_outside_the_images_are_refused(self, tmp_path: Path, files: Any) -> None:
-        self.write(tmp_path, files, k=9.0)
-        refuse(tmp_path, "rt.dcm")
-
-
-def test_rasterised_area_converges_to_the_polygon() -> None:
-    """A disc of radius 20 mm on voxels of 0.5 mm: its area within half a percent."""
-    geometry = Geometry((100, 100, 1), np.diag([0.5, 0.5, 1.0, 1.0]))
-    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-    disc = np.c_[25 + 20 * np.cos(angle), 25 + 20 * np.sin(angle), np.zeros(400)]
-    area = rasterise([disc], geometry).sum() * 0.25
-    assert area == pytest.approx(np.pi * 400, rel=5e-3)
-
-
-def test_rasterising_counts_vertices_on_rows_once() -> None:
-    geometry = Geometry((9, 9, 1), np.eye(4))
-    diamond = np.array([[4.0, 1, 0], [7, 4, 0], [4, 7, 0], [1, 4, 0]])
-    mask = rasterise([diamond], geometry)[:, :, 0]
-    i, j = np.indices((9, 9))
-    inside = np.abs(i - 4) + np.abs(j - 4) < 3
-    on_edge = np.abs(i - 4) + np.abs(j - 4) == 3
-    np.testing.assert_array_equal(mask[~on_edge], inside[~on_edge])
