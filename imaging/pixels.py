@@ -16,7 +16,9 @@ from imaging.geometry import AnyArray, FloatArray
 from imaging.headers import functional_group, number
 
 # What pydicom and its decoder plugins raise for pixel data they cannot decode.
-_DECODE_ERRORS = (RuntimeError, ValueError, NotImplementedError, AttributeError, KeyError, TypeError, OSError)
+_DECODE_ERRORS = (
+    RuntimeError, ValueError, NotImplementedError, AttributeError, LookupError, TypeError, OSError, StopIteration,
+)  # fmt: skip
 
 
 def decode_pixels(dataset: Dataset, path: Path) -> AnyArray:
@@ -32,7 +34,8 @@ def decode_pixels(dataset: Dataset, path: Path) -> AnyArray:
     Raises
     ------
     ImagingError
-        ``UNDECODABLE`` naming the file and its transfer syntax.
+        ``UNDECODABLE`` naming the file and its transfer syntax, or where there are more or fewer frames of pixels than
+        the header states.
     """
     try:
         pixels = np.asarray(pixel_array(dataset, raw=True))
@@ -44,6 +47,7 @@ def decode_pixels(dataset: Dataset, path: Path) -> AnyArray:
             "uncompressed.",
         ) from error
     pixels = pixels.reshape(-1, *pixels.shape[-2:])
+    _check_count(pixels, dataset, path)
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     if stored == allocated or not np.issubdtype(pixels.dtype, np.integer):
         return pixels
@@ -51,6 +55,18 @@ def decode_pixels(dataset: Dataset, path: Path) -> AnyArray:
     unused = pixels.dtype.itemsize * 8 - stored
     masked: AnyArray = np.right_shift(np.left_shift(pixels, unused), unused)
     return masked
+
+
+def _check_count(pixels: AnyArray, dataset: Dataset, path: Path) -> None:
+    """What a frame shows and where it lies are told apart by counting: one frame more or fewer moves all after it."""
+    stated = number(dataset.get("NumberOfFrames")) or 1
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if not len(pixels) == stated == (stated if groups is None else len(groups)):
+        raise ImagingError(
+            Reason.UNDECODABLE,
+            f"{path.name} holds {len(pixels)} frames of pixels, which is not what its NumberOfFrames and "
+            "PerFrameFunctionalGroupsSequence say; copy the file again or export it again.",
+        )
 
 
 def rescale(dataset: Dataset, frame: int, label: str) -> tuple[float, float]:

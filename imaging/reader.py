@@ -30,7 +30,7 @@ def read_volume(series: Series) -> Volume:
     Raises
     ------
     ImagingError
-        If the pixels cannot be decoded, or the files no longer are what the catalog saw.
+        If the pixels cannot be decoded, values are not finite, or the files no longer are what the catalog saw.
     """
     label = series_label(series.number, series.uid)
     with tolerant_dicom():
@@ -46,6 +46,13 @@ def read_volume(series: Series) -> Volume:
         for k, frame in enumerate(ordered):
             pixels = stored[frame.file_index][frame.frame_index]
             slope, intercept = rescale(frame.dataset, frame.frame_index, label)
-            array[:, :, k] = (pixels.astype(np.float64) * slope + intercept).T
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                array[:, :, k] = (pixels.astype(np.float64) * slope + intercept).T
             padded[:, :, k] = padding_mask(frame.dataset, pixels).T
+    if not np.isfinite(array).all():
+        raise ImagingError(
+            Reason.UNSUPPORTED,
+            f"{label} has a RescaleSlope or RescaleIntercept that makes values too large for an image; export it again "
+            "from its source.",
+        )
     return Volume(without_padding(array, padded), geometry)

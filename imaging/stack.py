@@ -17,7 +17,7 @@ from imaging.headers import functional_group, number, varying
 # off by a whole step; anything between is a series whose spacing varies.
 POSITION_TOLERANCE_MM = 0.01
 POSITION_TOLERANCE_OF_STEP = 0.01
-_SAME_DIRECTION = 1e-3
+SAME_DIRECTION = 1e-3
 _UNIT_LENGTH = 1e-2
 
 # Attributes that tell apart several images of one position, best explanation first.
@@ -93,13 +93,33 @@ def frames_of(datasets: Sequence[Dataset], label: str) -> list[Frame]:
     Raises
     ------
     ImagingError
-        ``MISSING_ATTRIBUTE`` naming the attribute of the geometry that is absent or not usable.
+        ``MISSING_ATTRIBUTE`` naming the attribute of the geometry that is absent or not usable, or NumberOfFrames
+        where it is not the number of frames that have a place.
     """
     return [
         Frame(dataset, file_index, frame_index, plane_of(dataset, frame_index, label))
         for file_index, dataset in enumerate(datasets)
-        for frame_index in range(int(number(dataset.get("NumberOfFrames")) or 1))
+        for frame_index in range(_frame_count(dataset, label))
     ]
+
+
+def _frame_count(dataset: Dataset, label: str) -> int:
+    """Frames of an instance: an enhanced one places each by an item of its own, a classic one has a single frame."""
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    placed = 1 if groups is None else len(groups)
+    stated = text(dataset, "NumberOfFrames")
+    if placed < 1 or (number(dataset.get("NumberOfFrames")) if stated else 1) != placed:
+        raise ImagingError(
+            Reason.MISSING_ATTRIBUTE,
+            f"{label} states NumberOfFrames {stated or '(empty)'}, but places for {placed} "
+            "(PerFrameFunctionalGroupsSequence): which frame lies where is unknown; export it again.",
+        )
+    return placed
+
+
+def position_tolerance(step_mm: float) -> float:
+    """How far in mm a slice may lie off its place in a regular stack of this distance from slice to slice."""
+    return max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE_OF_STEP * step_mm)
 
 
 def stack(frames: Sequence[Frame], label: str) -> tuple[Geometry, list[Frame]]:
@@ -163,7 +183,7 @@ def _check_one_grid_of_pixels(frames: Sequence[Frame], label: str) -> None:
             np.abs(plane.along_row - first.along_row).max(),
             np.abs(plane.along_column - first.along_column).max(),
         )
-        if turned > _SAME_DIRECTION:
+        if turned > SAME_DIRECTION:
             raise ImagingError(
                 Reason.MIXED_ORIENTATION,
                 f"{label} mixes planes of different ImageOrientationPatient; send each orientation as its own series.",
@@ -189,7 +209,7 @@ def _check_positions(ordered: Sequence[Frame], positions: FloatArray, gaps: Floa
             f"({_what_differs(ordered[twin], ordered[twin + 1])}); send each set as its own series.",
         )
     step = float(np.median(gaps))
-    tolerance = max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE_OF_STEP * step)
+    tolerance = position_tolerance(step)
     expected = positions[0] + np.arange(count)[:, None] * (positions[-1] - positions[0]) / (count - 1)
     if np.linalg.norm(positions - expected, axis=1).max() <= tolerance and np.ptp(gaps) <= 2 * tolerance:
         return

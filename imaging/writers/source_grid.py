@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
 
 from imaging.geometry import FloatArray, Geometry
+from imaging.stack import SAME_DIRECTION, Frame, frames_of, position_tolerance
 
-# Positions are decimal strings and pass through matrix inversions: closer than this is the same plane.
-_POSITION_TOLERANCE_MM = 0.02
-_DIRECTION_TOLERANCE = 1e-3
+# What was read as a volume must be writable: the limits of reading, wider by what they differ by here. Reading goes by
+# the median step along the normal, the grid knows the mean one along its axis; both pass through matrix inversions.
+_WIDER, _WIDER_MM = 1.05, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,27 @@ class SourceFrame:
 
 
 def source_frames(sources: Sequence[Dataset]) -> tuple[SourceFrame, ...]:
-    """All planes of the source images that have a position and an orientation (PS3.3 C.7.6.2, C.7.6.16.2)."""
-    return tuple(frame for dataset in sources for frame in _frames_of(dataset))
+    """All planes of the source images, placed as when they were read.
+
+    Raises
+    ------
+    ImagingError
+        ``MISSING_ATTRIBUTE`` as :func:`imaging.stack.frames_of`.
+    """
+    return tuple(_source_frame(frame) for frame in frames_of(sources, "The source series"))
+
+
+def _source_frame(frame: Frame) -> SourceFrame:
+    dataset, plane = frame.dataset, frame.plane
+    return SourceFrame(
+        str(dataset.SOPClassUID),
+        str(dataset.SOPInstanceUID),
+        str(dataset.SeriesInstanceUID),
+        frame.frame_index + 1 if "PerFrameFunctionalGroupsSequence" in dataset else None,
+        plane.position,
+        plane.along_row,
+        plane.along_column,
+    )
 
 
 def frames_by_slice(sources: Sequence[Dataset], geometry: Geometry) -> tuple[SourceFrame, ...]:
@@ -59,48 +79,17 @@ def frames_by_slice(sources: Sequence[Dataset], geometry: Geometry) -> tuple[Sou
             f"labels of {geometry.shape[:2]} do not fit images of {columns} columns, {rows} rows"
         )
     directions = geometry.directions
+    tolerance_mm = _WIDER * position_tolerance(geometry.spacing[2]) + _WIDER_MM
     found: dict[int, SourceFrame] = {}
     for frame in source_frames(sources):
         k = round(float(geometry.to_index(frame.position)[2]))
         if k in found or not 0 <= k < geometry.shape[2]:
             continue
         distance = np.linalg.norm(geometry.to_patient((0, 0, k)) - frame.position)
-        aligned = np.allclose(
-            frame.row_direction, directions[:, 0], atol=_DIRECTION_TOLERANCE
-        ) and np.allclose(frame.column_direction, directions[:, 1], atol=_DIRECTION_TOLERANCE)
-        if distance <= _POSITION_TOLERANCE_MM and aligned:
+        turned = np.abs(np.subtract((frame.row_direction, frame.column_direction), directions[:, :2].T)).max()
+        if distance <= tolerance_mm and turned <= _WIDER * SAME_DIRECTION:
             found[k] = frame
     missing = geometry.shape[2] - len(found)
     if missing:
         raise ValueError(f"{missing} of {geometry.shape[2]} slices of the labels lie on no source image")
     return tuple(found[k] for k in range(geometry.shape[2]))
-
-
-def _frames_of(dataset: Dataset) -> Iterator[SourceFrame]:
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        if "ImagePositionPatient" in dataset and "ImageOrientationPatient" in dataset:
-            yield _frame(dataset, None, dataset.ImagePositionPatient, dataset.ImageOrientationPatient)
-        return
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    for number, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
-        position = groups.get("PlanePositionSequence") or shared[0].get("PlanePositionSequence")
-        orientation = groups.get("PlaneOrientationSequence") or shared[0].get("PlaneOrientationSequence")
-        if position and orientation:
-            yield _frame(
-                dataset, number, position[0].ImagePositionPatient, orientation[0].ImageOrientationPatient
-            )
-
-
-def _frame(
-    dataset: Dataset, number: int | None, position: Sequence[float], orientation: Sequence[float]
-) -> SourceFrame:
-    cosines = np.asarray(orientation, dtype=np.float64)
-    return SourceFrame(
-        str(dataset.SOPClassUID),
-        str(dataset.SOPInstanceUID),
-        str(dataset.SeriesInstanceUID),
-        number,
-        np.asarray(position, dtype=np.float64),
-        cosines[:3] / np.linalg.norm(cosines[:3]),
-        cosines[3:] / np.linalg.norm(cosines[3:]),
-    )

@@ -172,3 +172,16 @@ def test_useless_slope_is_refused(tmp_path: Path, slope: str) -> None:
     assert isinstance(series, Series)
     with pytest.raises(ImagingError, match="RescaleSlope"):
         read_volume(series)
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("slope", ["1e36", "1e308"])
+def test_values_beyond_all_numbers_are_refused(tmp_path: Path, slope: str, enhanced: bool) -> None:
+    stated = {"RescaleSlope": slope, "RescaleIntercept": "0"}
+    scaled = {"PixelValueTransformationSequence": stated} if enhanced else stated
+    factory.write_series(tmp_path, enhanced=enhanced, per_slice=lambda k: scaled)
+    series = only(tmp_path)
+    assert isinstance(series, Series)
+    with pytest.raises(ImagingError, match="series 1 has a RescaleSlope") as error:
+        read_volume(series)
+    assert error.value.reason is Reason.UNSUPPORTED
