@@ -18,6 +18,7 @@ from imaging.geometry import Geometry
 from imaging.reader import read_volume
 from imaging.role_selection import propose_roles
 
+EXIT_USAGE = 2
 EXIT_UNUSABLE = 3
 _IGNORED_SHOWN = 10
 
@@ -40,15 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        if options.nifti is not None:
+            options.nifti.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _refuse_output(options.nifti, error)
+    try:
         inventory = read_inventory(
             options.folder, visit_gap_hours=options.visit_gap_hours, progress=_progress
         )
-        listing = describe(inventory)
-        if options.nifti is not None:
-            _write_nifti(inventory, listing, options.nifti)
     except ImagingError as error:
         print(error.message, file=sys.stderr)
         return EXIT_UNUSABLE
+    listing = describe(inventory)
+    try:
+        if options.nifti is not None:
+            _write_nifti(inventory, listing, options.nifti)
+    except OSError as error:
+        return _refuse_output(options.nifti, error)
     try:
         print(
             json.dumps(listing, indent=2, ensure_ascii=False) if options.json else as_table(listing),
@@ -95,7 +104,7 @@ def as_table(listing: dict[str, Any]) -> str:
             f"  dose {item['file']} ({item['summation'] or 'no DoseSummationType'}, {item['sop_instance_uid']})"
             for item in patient["doses"]
         ]
-        lines += [f"  ! {item['sentence']}" for item in patient["unplaced"]]
+        lines += [f"  ! {item['sentence']}" for item in patient["unplaced"] + patient["refused_annotations"]]
         lines += _ignored_rows(patient["ignored"])
         lines.append("")
     lines += [f"! {file['sentence']}" for file in listing["broken"]]
@@ -109,6 +118,10 @@ def _describe_patient(catalog: Catalog) -> dict[str, Any]:
         "digest": catalog.digest,
         "visits": [_describe_visit(visit) for visit in catalog.visits],
         "unplaced": [{"series_uid": item.uid, "sentence": item.sentence} for item in catalog.unplaced],
+        "refused_annotations": [
+            {"file": item.name, "reason": item.reason.value, "sentence": item.sentence}
+            for item in catalog.refused_annotations
+        ],
         "doses": [
             {
                 "file": dose.path.name,
@@ -220,7 +233,6 @@ def _ignored_rows(ignored: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _write_nifti(inventory: Inventory, listing: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     entries = {
         item["series_uid"]: item
         for patient in listing["patients"]
@@ -238,6 +250,12 @@ def _write_nifti(inventory: Inventory, listing: dict[str, Any], folder: Path) ->
                     entries[series.uid]["refused"] = {"reason": error.reason.value, "sentence": error.message}
                 else:
                     entries[series.uid]["nifti"] = str(path)
+
+
+def _refuse_output(folder: Path, error: OSError) -> int:
+    why = os.strerror(error.errno) if error.errno else type(error).__name__
+    print(f"{folder} is no folder to write into ({why}); give another one with --nifti.", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def _progress(done: int, total: int) -> None:

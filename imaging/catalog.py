@@ -25,6 +25,7 @@ __all__ = [
     "IgnoredFile",
     "Inventory",
     "PatientIdentity",
+    "RefusedAnnotation",
     "RefusedSeries",
     "Series",
     "Visit",
@@ -70,6 +71,15 @@ class Visit:
         return frozenset(item.uid for item in self.series) | {item.uid for item in self.refused}
 
 
+@dataclass(frozen=True)
+class RefusedAnnotation:
+    """A drawing that belongs to no one visit; ``sentence`` says why and what to do."""
+
+    name: str
+    reason: Reason
+    sentence: str
+
+
 @dataclass(frozen=True, eq=False)
 class Catalog:
     """The images of one patient.
@@ -88,6 +98,8 @@ class Catalog:
         RT Dose objects.
     unplaced : tuple of RefusedSeries
         Series without a usable date; empty in a catalog that ``read_catalog`` accepts.
+    refused_annotations : tuple of RefusedAnnotation
+        Drawings that refer to images of several visits; empty in a catalog that ``read_catalog`` accepts.
     """
 
     patient: PatientIdentity
@@ -96,6 +108,7 @@ class Catalog:
     digest: str
     unplaced: tuple[RefusedSeries, ...] = ()
     doses: tuple[DoseFile, ...] = ()
+    refused_annotations: tuple[RefusedAnnotation, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +140,9 @@ def read_catalog(folder: Path, *, visit_gap_hours: float = 4.0, progress: Progre
         (a drawing that refers to images of several visits).
     """
     inventory = read_inventory(folder, visit_gap_hours=visit_gap_hours, progress=progress)
+    refused = [item for catalog in inventory.patients for item in catalog.refused_annotations]
+    if refused:
+        raise ImagingError(refused[0].reason, refused[0].sentence)
     if inventory.broken:
         raise ImagingError(Reason.TRUNCATED, inventory.broken[0].sentence)
     if not inventory.patients:
@@ -162,7 +178,7 @@ def read_inventory(
     Raises
     ------
     ImagingError
-        ``EMPTY_INPUT``, ``NO_PERMISSION``, or ``BAD_ANNOTATION``.
+        ``EMPTY_INPUT`` or ``NO_PERMISSION``.
     """
     content = read_folder(folder, progress)
     with tolerant_dicom():
@@ -211,6 +227,7 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
     visits = [_visit(group) for group in groups]
     used = {item.uid for item in series}
     digest_files = [file for file in images if file.series_uid in used]
+    refused_annotations: list[RefusedAnnotation] = []
     for file in files:
         sop_class = text(file.header, "SOPClassUID")
         if sop_class in IMAGE_CLASSES or sop_class == RTDoseStorage:
@@ -222,7 +239,12 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
                 file.name, f"{UID(sop_class).name.removesuffix(' Storage')}, not an MR or CT image"
             )
         )
-        place = _visit_of(found, visits) if isinstance(found, Annotation) else None
+        try:
+            place = _visit_of(found, visits) if isinstance(found, Annotation) else None
+        except ImagingError as error:
+            # Told where this patient is read: the other patients of the folder have nothing to do with it.
+            refused_annotations.append(RefusedAnnotation(file.name, error.reason, error.message))
+            continue
         if isinstance(found, IgnoredFile):
             ignored.append(found)
         elif place is None:
@@ -240,6 +262,7 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
         doses=tuple(
             sorted((DoseFile.of(file) for file in dose_files), key=lambda dose: dose.sop_instance_uid)
         ),
+        refused_annotations=tuple(refused_annotations),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from imaging.__main__ import main
+from imaging.geometry import Volume
 from tests.imaging import dicom_factory as factory
 
 
@@ -110,3 +112,28 @@ def test_a_reader_that_stops_early_is_no_fault(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_file_where_images_should_go_is_told(
+    inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory.write_series(tmp_path / "in")
+    (tmp_path / "out").write_text("precious")
+    assert main([str(tmp_path / "in"), "--nifti", str(tmp_path / "out" / inside)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert str(tmp_path / "out") in captured.err and "--nifti" in captured.err
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Volume, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    factory.write_series(tmp_path / "in")
+    monkeypatch.setattr(Volume, "save_nifti", full)
+    assert main([str(tmp_path / "in"), "--nifti", str(tmp_path / "out")]) == 2
+    assert "No space left" in capsys.readouterr().err
