@@ -53,7 +53,7 @@ class Cases:
         ImagingError
             If a series or the drawing cannot be read, or a registration fails.
         """
-        digest = _digest(examination)
+        digest = images_digest(examination)
         visit = self._prepared.get(digest)
         if visit is None:
             chosen = examination.selection.chosen
@@ -91,7 +91,7 @@ class Cases:
         tuple
             Role -> float32 (I, J, K), and their grid.
         """
-        name = f"{_digest(examination)}-{spacing_mm:g}"
+        name = f"{images_digest(examination)}-{spacing_mm:g}"
         path = self._folder / f"{name}-v{NETWORK_IMAGES_VERSION}.npz"
         if not path.is_file():
             images = network_images(self.prepared(examination), spacing_mm)
@@ -104,6 +104,13 @@ class Cases:
             i, j, k = stored[first].shape
             grid = Geometry((i, j, k), stored["affine"], frame)
             return {role: torch.from_numpy(stored[role]) for role in ROLES if role in stored}, grid
+
+
+def images_digest(examination: Examination) -> str:
+    """Of all images of all contrasts, whatever was drawn on them and whatever their files are called."""
+    chosen = examination.selection.chosen
+    words = [f"{role} {uid}" for role in sorted(chosen) for uid in chosen[role].instance_uids]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
 
 
 def drawing_on(examination: Examination, grid: Geometry) -> Correction | None:
@@ -132,10 +139,3 @@ def _save(path: Path, images: dict[Role, Volume]) -> None:
             **{role: image.array for role, image in images.items()},
         )
     os.replace(part, path)
-
-
-def _digest(examination: Examination) -> str:
-    """Of the images, whatever was drawn on them and whatever their files are called."""
-    chosen = examination.selection.chosen
-    words = [f"{role} {uid}" for role in sorted(chosen) for uid in chosen[role].instance_uids]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]

@@ -68,7 +68,8 @@ def present(server: Server, request: TaskRequest, visit: PreparedVisit) -> Answe
     """The mask that the client has before it: its last answer, else the newest drawing, else the network's answer."""
     key, client = request.examination.key, request.client
     known = server.answers.get(key, client)
-    if known is not None:
+    # A study may have grown by a better reference image since: an answer on another grid is not before the client.
+    if known is not None and known.labels.geometry.matches(visit.reference.geometry):
         return known
     if visit.correction is not None:
         return Answer(visit.correction.labels, False)

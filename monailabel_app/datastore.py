@@ -11,9 +11,10 @@ from monailabel_app.cases import Cases
 from monailabel_app.label_files import write_labels
 from monailabel_app.label_values import WIRE_VALUES, to_wire
 from monailabel_app.opened import OpenedCases
-from monailabel_app.refusal import Refusal
+from monailabel_app.refusal import Refusal, refusing
 from monailabel_app.saving import Saving
 from monailabel_app.studies import Studies
+from monailabel_app.uploads import uploaded, used_up
 from monailabel_app.upstream import Datastore
 
 _LABEL_TAGS = ("final", "original")
@@ -73,14 +74,18 @@ class ExaminationDatastore(Datastore):
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of the reference image as NIfTI, in the voxel order of the DICOM series."""
-        key = self._studies.find(image_id)
-        path = self._temporary / f"{key}.nii.gz"
-        if not path.is_file():
-            volume = read_volume(self._studies.examination(key).reference)
-            part = self._temporary / f"part-{key}.nii.gz"
-            volume.save_nifti(part)
-            part.rename(path)
-        return str(path)
+        with refusing():
+            key = self._studies.find(image_id)
+            examination = self._studies.examination(key)
+            path = self._temporary / examination.image_name
+            if not path.is_file():
+                part = self._temporary / f"part-{key}.nii.gz"
+                read_volume(examination.reference).save_nifti(part)
+                for outdated in self._temporary.iterdir():
+                    if outdated.name.startswith(f"{key}-"):
+                        outdated.unlink()
+                part.rename(path)
+            return str(path)
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
         return Path(self.get_image_uri(image_id)).read_bytes()
@@ -90,7 +95,7 @@ class ExaminationDatastore(Datastore):
         key = self._studies.find(image_id)
         examination = self._studies.examination(key)
         title = f"{examination.catalog.patient.patient_id} {examination.visit.date:%Y-%m-%d}"
-        return {"name": f"{key}.nii.gz", "PatientID": title, **self._info.get(key, {})}
+        return {"name": examination.image_name, "PatientID": title, **self._info.get(key, {})}
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         strategy = info.get("strategy")
@@ -107,8 +112,8 @@ class ExaminationDatastore(Datastore):
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Path of the newest drawing as a label map with the viewers' values; a label's id is its image's."""
         key = self._studies.find(label_id)
-        examination = self._studies.examination(key)
-        drawn = self._cases.drawing(examination)
+        with refusing():
+            drawn = self._cases.drawing(self._studies.examination(key))
         if drawn is None:
             raise Refusal("Nobody has drawn on this examination.", status=404)
         made = write_labels(Volume(to_wire(drawn.labels.array), drawn.labels.geometry), ".nii.gz")
@@ -125,14 +130,15 @@ class ExaminationDatastore(Datastore):
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
     ) -> str:
         """Store a drawing; see :meth:`monailabel_app.saving.Saving.save`."""
-        key = self._studies.find(image_id)
-        named = label_info.get("label_info") or []
-        if not isinstance(named, list) or not all(isinstance(item, dict) for item in named):
-            raise Refusal("label_info must be a list of objects with a name.")
-        if label_tag not in _LABEL_TAGS:
-            raise Refusal(f"The tag {label_tag!r} is not known; submit as final.")
-        self._saving.save(key, Path(label_filename), str(label_info.get("client_id") or ""), named)
-        return key
+        with used_up(uploaded(label_filename)), refusing():
+            key = self._studies.find(image_id)
+            named = label_info.get("label_info") or []
+            if not isinstance(named, list) or not all(isinstance(item, dict) for item in named):
+                raise Refusal("label_info must be a list of objects with a name.")
+            if label_tag not in _LABEL_TAGS:
+                raise Refusal(f"The tag {label_tag!r} is not known; submit as final.")
+            self._saving.save(key, Path(label_filename), str(label_info.get("client_id") or ""), named)
+            return key
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         return [{"image": key, "label": key} for key in self.get_labeled_images()]
@@ -160,7 +166,13 @@ class ExaminationDatastore(Datastore):
 
     def note_opened(self, key: str, client: str) -> None:
         """Remember that a client opens a case and will see its newest drawing."""
-        self._opened.note(key, client, self._studies.examination(key).token)
+        try:
+            token = self._studies.examination(key).token
+        except Refusal:
+            # Counts as looked at, or a strategy would offer this case, and nothing else, for ever.
+            self._opened.note(key, client, "", only_new=True)
+            raise
+        self._opened.note(key, client, token)
 
     def refresh(self) -> None:
         """Nothing to do: the studies are looked at whenever something is asked."""

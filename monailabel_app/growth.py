@@ -15,7 +15,7 @@ from imaging.geometry import Geometry, Volume
 from imaging.labels import discard_outside, region_mask
 from imaging.preparation import PreparedVisit, combined_lesion, mask_on_grid, require_intervals
 from imaging.registration import register_rigid
-from monailabel_app.cases import labels_of
+from monailabel_app.cases import images_digest, labels_of
 from monailabel_app.refusal import Refusal
 from monailabel_app.studies import Examination, siblings
 from monailabel_app.tasks import Server
@@ -101,7 +101,7 @@ class Growth:
             )
         chosen = siblings(examination, self._server.configuration.rules)[:visits]
         model = self._server.models.segmenter.description.sha256
-        which = (model, *(f"{one.reference.uid} {one.token}" for one in chosen))
+        which = (model, *(f"{images_digest(one)} {one.token}" for one in chosen))
         if which not in self._twins:
             self._twins[which] = self._calibrated(chosen)
             while len(self._twins) > _KEPT:

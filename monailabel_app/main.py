@@ -22,7 +22,7 @@ from monailabel_app.label_values import WIRE_VALUES
 from monailabel_app.models import Models
 from monailabel_app.network import Network
 from monailabel_app.opened import OpenedCases
-from monailabel_app.refusal import DATA_ERRORS, Refusal, as_refusal
+from monailabel_app.refusal import Refusal, refusing
 from monailabel_app.sampling import FinishedCase, MostTelling, RandomCase
 from monailabel_app.saving import Saving
 from monailabel_app.scoring import Scores, scoring_methods
@@ -33,6 +33,7 @@ from monailabel_app.training_task import FineTuningTask
 from monailabel_app.tumour_task import NetworkTask, TumourTask
 from monailabel_app.twin_tasks import ForecastTask, TwinCheckTask
 from monailabel_app.uncertainty_task import UncertaintyTask
+from monailabel_app.uploads import uploaded, used_up
 from monailabel_app.upstream import MONAILabelApp
 
 log = logging.getLogger("oncotwin.label")
@@ -142,13 +143,14 @@ class OncoTwinLabel(MONAILabelApp):
         image = request.get("image")
         if request.get("session") or not isinstance(image, str) or not image:
             raise Refusal(SINGLE_VOLUME)
-        with _refusing():
+        mask = uploaded(request.get("label"))
+        with used_up(mask), refusing():
             examination = self.server.studies.examination(self.server.studies.find(image))
             checked = TaskRequest(
                 examination=examination,
                 client=str(request.get("client_id") or ""),
                 parameters={name: request[name] for name in task.parameters if name in request},
-                mask=_uploaded(request.get("label")),
+                mask=mask,
                 shown=next((series for series in examination.visit.series if series.uid == image), None),
             )
             file, said = task(checked)
@@ -159,7 +161,7 @@ class OncoTwinLabel(MONAILabelApp):
         strategy = self._strategies.get(request.get("strategy"))
         if strategy is None:
             raise Refusal(f"There is no strategy {request.get('strategy')!r} here.", status=404)
-        with _refusing():
+        with refusing():
             picked: dict[str, Any] = strategy(request, self._datastore) or {}
             if picked:
                 self._datastore.note_opened(picked["id"], str(request.get("client_id") or ""))
@@ -218,26 +220,3 @@ def build_server(configuration: Configuration) -> Server:
         opened=OpenedCases(state / "opened.json"),
         answers=Answers(),
     )
-
-
-class _refusing:
-    """Turns what the rooms say about the data into an answer for the viewer."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, DATA_ERRORS):
-            raise as_refusal(error) from error
-
-
-def _uploaded(name: Any) -> Path | None:
-    """A label map that came with the request: only files in the server's own temporary folder count.
-
-    A parameter of the same name can hold any text, such as a segment's name or somebody's path.
-    """
-    if not isinstance(name, str):
-        return None
-    path = Path(name)
-    inside = path.is_absolute() and path.parent == Path(tempfile.gettempdir())
-    return path if inside and path.is_file() else None

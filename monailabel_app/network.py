@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from imaging.geometry import Geometry
-from monailabel_app.cases import Cases
+from monailabel_app.cases import Cases, images_digest
 from monailabel_app.models import Models
 from monailabel_app.studies import Examination
 from segmentation.inference import SegmentationResult
@@ -26,7 +26,7 @@ class Network:
         self._cases = cases
         self._models = models
         self._min_component_ml = min_component_ml
-        self._results: OrderedDict[tuple[str, str, str], tuple[SegmentationResult, Geometry]] = OrderedDict()
+        self._results: OrderedDict[tuple[str, str], tuple[SegmentationResult, Geometry]] = OrderedDict()
 
     def result(self, examination: Examination) -> tuple[SegmentationResult, Geometry]:
         """Probabilities and labels, and the grid they are on.
@@ -37,8 +37,8 @@ class Network:
             If the images or the model cannot be used.
         """
         segmenter = self._models.segmenter
-        reference = examination.reference
-        which = examination.key, reference.uid, segmenter.description.sha256
+        # By the images: a study may grow by a contrast or by slices while its case is open.
+        which = images_digest(examination), segmenter.description.sha256
         if which not in self._results:
             images, grid = self._cases.network_inputs(examination, segmenter.description.spacing_mm)
             answer = segmenter(

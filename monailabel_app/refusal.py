@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from fastapi import HTTPException
 
 from imaging.errors import ImagingError
@@ -30,3 +33,12 @@ class Refusal(HTTPException):
 def as_refusal(error: Exception) -> Refusal:
     """What a room said about the data, as an answer to the viewer."""
     return Refusal(str(error))
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns what the rooms say about the data into an answer for the viewer."""
+    try:
+        yield
+    except DATA_ERRORS as error:
+        raise as_refusal(error) from error

@@ -12,7 +12,14 @@ import requests
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from monailabel_app.upstream import AsyncTask, upstream_asgi, upstream_auth
+from monailabel_app.uploads import cleaning_up
+from monailabel_app.upstream import (
+    AsyncTask,
+    upstream_asgi,
+    upstream_auth,
+    upstream_datastore,
+    upstream_infer,
+)
 
 # With the keys that login services publish; never a shared secret, which a public key could be taken for.
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
@@ -28,6 +35,12 @@ def repair() -> None:
             decode=functools.partial(jwt.decode, algorithms=list(_ALGORITHMS))
         )
         AsyncTask.run = staticmethod(_with_known_keys(AsyncTask.run))
+        for module, name in (
+            (upstream_datastore, "save_label"),
+            (upstream_datastore, "add_image"),
+            (upstream_infer, "run_inference"),
+        ):
+            setattr(module, name, cleaning_up(getattr(module, name)))
         upstream_asgi.add_exception_handler(requests.RequestException, _service_failed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class Examination:
         """The series that viewers show and results lie on: T1CE where there is one."""
         chosen = self.selection.chosen
         return chosen[next(role for role in REFERENCE_ORDER if role in chosen)]
+
+    @property
+    def image_name(self) -> str:
+        """File name of the reference image; other instances make another name, since viewers keep files by name."""
+        instances = "\n".join(self.reference.instance_uids)
+        return f"{self.key}-{hashlib.sha256(instances.encode()).hexdigest()[:12]}.nii.gz"
 
     @property
     def drawing(self) -> Annotation | None:
@@ -126,9 +133,18 @@ class FolderStudies:
         return resolve(name, self._by_key.values())
 
     def examination(self, key: str) -> Examination:
-        """See :class:`Studies`."""
+        """See :class:`Studies`.
+
+        Raises
+        ------
+        Refusal
+            If a drawing of this patient belongs to no one visit.
+        """
         self._look()
-        return self._by_key[key]
+        found = self._by_key[key]
+        if found.catalog.refused_annotations:
+            raise Refusal(found.catalog.refused_annotations[0].sentence)
+        return found
 
     def keep(self, examination: Examination, drawing: Path) -> None:
         """Move the drawing beside the images of its visit."""

@@ -63,6 +63,8 @@ for _key, _value in _DEFAULTS.items():
 with _stand_ins():
     from monailabel.app import app as upstream_asgi
     from monailabel.config import settings as upstream_settings
+    from monailabel.endpoints import datastore as upstream_datastore
+    from monailabel.endpoints import infer as upstream_infer
     from monailabel.endpoints.user import auth as upstream_auth
     from monailabel.interfaces.app import MONAILabelApp
     from monailabel.interfaces.datastore import Datastore
@@ -83,5 +85,7 @@ __all__ = [
     "TrainTask",
     "upstream_asgi",
     "upstream_auth",
+    "upstream_datastore",
+    "upstream_infer",
     "upstream_settings",
 ]
