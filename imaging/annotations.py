@@ -15,14 +15,14 @@ from pydicom.dataset import Dataset
 from imaging.annotation_index import Annotation
 from imaging.catalog import Series, Visit
 from imaging.drawn_grid import candidates_of, refers_to
-from imaging.drawn_regions import regions_by_number
+from imaging.drawn_regions import is_automatic, regions_by_number
 from imaging.errors import ImagingError, Reason
 from imaging.files import tolerant_dicom
 from imaging.geometry import Geometry, Volume
 from imaging.roi_masks import read_structure_set
 from imaging.segment_masks import read_segmentation
 
-Source = Literal["dicom_seg", "rtstruct"]
+Source = Literal["dicom_seg", "rtstruct", "other_algorithm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,9 @@ class Correction:
     ----------
     labels : Volume
         uint8 label map (``TumourLabel``).
-    source : {"dicom_seg", "rtstruct"}
-        What it was drawn as.
+    source : {"dicom_seg", "rtstruct", "other_algorithm"}
+        What a clinician drew it as; ``"other_algorithm"`` for an object of either kind in which every segment or ROI
+        is AUTOMATIC: nobody drew that.
     path : pathlib.Path
         The DICOM object.
     """
@@ -76,10 +77,12 @@ def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Corr
         candidates = candidates_of(visit, annotation, reference, geometry)
         read = read_segmentation if annotation.kind == "SEG" else read_structure_set
         labels = _on_grid(read(dataset, annotation, candidates), geometry, annotation, reference)
-    return Correction(labels, _source(annotation), annotation.path)
+    return Correction(labels, _source(dataset, annotation), annotation.path)
 
 
-def _source(annotation: Annotation) -> Source:
+def _source(dataset: Dataset, annotation: Annotation) -> Source:
+    if is_automatic(dataset, annotation):
+        return "other_algorithm"
     return "dicom_seg" if annotation.kind == "SEG" else "rtstruct"
 
 

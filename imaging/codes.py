@@ -142,6 +142,7 @@ SEGMENTATION_SOURCES: dict[str, Code] = {
     "network": _private("OT1431", "Segmented by the network"),
     "dicom_seg": _private("OT1432", "DICOM SEG found with the images"),
     "rtstruct": _private("OT1433", "RT Structure Set found with the images"),
+    "other_algorithm": _private("OT1434", "Segmentation by another algorithm found with the images"),
 }
 
 # Texts.

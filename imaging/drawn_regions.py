@@ -1,4 +1,4 @@
-"""What a drawing is made of: its segments or ROIs, and the tumour region of each."""
+"""What a drawing is made of: its segments or ROIs, the tumour region of each, and whether a person made them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ def regions_by_number(dataset: Dataset, annotation: Annotation) -> dict[int, str
             )
         regions[key] = region_of(text(part, label), _property_code(part), name)
     return regions
+
+
+def is_automatic(dataset: Dataset, annotation: Annotation) -> bool:
+    """Whether every segment or ROI says that an algorithm made it without a person."""
+    keyword = "SegmentAlgorithmType" if annotation.kind == "SEG" else "ROIGenerationAlgorithm"
+    return {text(part, keyword).upper() for part in _parts(dataset, annotation)} == {"AUTOMATIC"}
 
 
 def whole_number(item: Dataset, keyword: str, name: str) -> int:

@@ -81,13 +81,14 @@ class VisitReport:
     series : mapping
         Role to SeriesInstanceUID of the series used.
     segmentation_source : str
-        ``"network"``, or ``"dicom_seg"`` / ``"rtstruct"`` when a clinician's correction was found.
+        ``"network"``; ``"dicom_seg"`` / ``"rtstruct"`` when a clinician's correction was found; ``"other_algorithm"``
+        when it was found and says that no person made it.
     registration : RegistrationQuality or None
         To the first visit; None for the first visit itself.
     series_registration : mapping
         Role to quality of the registration to the visit's reference series.
     uncertainty : float or None
-        Mean voxel entropy (0..1) inside the predicted tumour, None when a clinician drew it.
+        Mean voxel entropy (0..1) inside the predicted tumour, None when it is not the network's.
     image : Volume
         Reference image (T1CE when present) on its own grid, for the pictures.
     labels : Volume

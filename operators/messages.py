@@ -52,9 +52,9 @@ class SegmentedVisit:
     labels : Volume
         uint8 label map on the grid of the visit's reference image.
     source : str
-        ``"network"``, ``"dicom_seg"`` or ``"rtstruct"``.
+        ``"network"``, ``"dicom_seg"``, ``"rtstruct"`` or ``"other_algorithm"``.
     uncertainty : float or None
-        Mean voxel entropy (0..1) inside the whole tumour; None when a clinician drew it.
+        Mean voxel entropy (0..1) inside the whole tumour; None when it is not the network's.
     """
 
     prepared: PreparedVisit

@@ -1,4 +1,4 @@
-"""Operator: aligned images to tumour labels, by the network or by the clinician's correction."""
+"""Operator: aligned images to tumour labels, by the network or as drawn in the input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
+from imaging.annotations import Correction
 from imaging.geometry import Volume
 from imaging.preparation import PreparedVisit, labels_on_image, network_images
 from imaging.report_content import ModelIdentity
@@ -16,6 +17,30 @@ from operators.messages import PreparedStudies, SegmentedStudies, SegmentedVisit
 from operators.progress import about
 from segmentation.bundle import find_bundle
 from segmentation.inference import TumourSegmenter
+
+
+def taken_over(
+    prepared: PreparedVisit, correction: Correction, number: int, warnings: list[str]
+) -> SegmentedVisit:
+    """The visit with the segmentation found in the input; a warning where no person made that.
+
+    Parameters
+    ----------
+    prepared : PreparedVisit
+        The images.
+    correction : Correction
+        What was found with them.
+    number : int
+        Of the visit, for the warning.
+    warnings : list of str
+        Sentences for the report; the warning is added to them.
+    """
+    if correction.source == "other_algorithm":
+        warnings.append(
+            f"Visit {number}: a segmentation by another algorithm replaced the network's; it was found with the images "
+            "and says that all its segments are AUTOMATIC, drawn by no person."
+        )
+    return SegmentedVisit(prepared, correction.labels, correction.source, None)
 
 
 class TumourSegmenterOperator(Operator):
@@ -65,9 +90,8 @@ class TumourSegmenterOperator(Operator):
         for number, prepared in enumerate(studies.visits, start=1):
             progress = about(f"visit {number} of {len(studies.visits)}")
             if prepared.correction is not None:
-                progress("using the clinician's segmentation found in the input")
-                correction = prepared.correction
-                visits.append(SegmentedVisit(prepared, correction.labels, correction.source, None))
+                progress("using the segmentation found in the input")
+                visits.append(taken_over(prepared, prepared.correction, number, warnings))
                 continue
             progress("segmenting the tumour")
             visits.append(self._infer(prepared, number, warnings))

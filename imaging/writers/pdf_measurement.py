@@ -27,6 +27,7 @@ _MAX_PICTURED = 3
 _MAX_ROWS = 8
 _LABEL_MM = 5.0
 _GAP_MM = 2.0
+_DRAWN_BY = {"network": "network", "other_algorithm": "another algorithm"}
 
 
 def measurement_page(content: ReportContent, name: str, facts: str) -> Page:
@@ -44,12 +45,12 @@ def measurement_page(content: ReportContent, name: str, facts: str) -> Page:
 def _volumes(page: Page, content: ReportContent, y: float) -> float:
     y = page.heading(y, "Volumes in mL")
     columns = [
-        Column("visit", 12, "left"),
-        Column("date", 24, "left"),
-        Column("day", 14),
+        Column("visit", 10, "left"),
+        Column("date", 20, "left"),
+        Column("day", 13),
         *(Column(region, 19) for region in REGION_NAMES),
         Column("entropy", 17),
-        Column("drawn by", 20),
+        Column("drawn by", 27),
     ]
     numbered = list(enumerate(content.visits, start=1))
     if len(numbered) > _MAX_ROWS:
@@ -61,7 +62,7 @@ def _volumes(page: Page, content: ReportContent, y: float) -> float:
             f"{visit.day:.0f}",
             *(millilitres(visit.volumes_ml[region]) for region in REGION_NAMES),
             "—" if visit.uncertainty is None else f"{visit.uncertainty:.2f}",
-            "network" if visit.segmentation_source == "network" else "clinician",
+            _DRAWN_BY.get(visit.segmentation_source, "clinician"),
         ]
         for number, visit in numbered
     ]

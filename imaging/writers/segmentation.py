@@ -43,6 +43,8 @@ from imaging.writers.source_grid import SourceFrame, frames_by_slice
 SEGMENT_NUMBERS: Mapping[str, int] = {label.name: int(label) for label in SEGMENT_TYPES}
 FORECAST_SEGMENT_NUMBERS: Mapping[str, int] = {"core": 1, "rest": 2}
 
+_OTHER_ALGORITHM = "another algorithm, found with the images"
+
 # Series numbers far above a scanner's own.
 _MEASURED_SERIES_NUMBER = 9001
 _FORECAST_SERIES_NUMBER = 9100
@@ -104,8 +106,9 @@ def write_segmentation(
     horizon_days : float, optional
         Days after ``date`` of a forecast.
     segmentation_source : str
-        ``"network"``, ``"corrected_network"`` for its answer edited by a clinician (algorithm type SEMIAUTOMATIC), or
-        ``"dicom_seg"`` / ``"rtstruct"`` for what a clinician drew (MANUAL).
+        ``"network"``, ``"corrected_network"`` for its answer edited by a clinician (algorithm type SEMIAUTOMATIC),
+        ``"dicom_seg"`` / ``"rtstruct"`` for what a clinician drew (MANUAL), or ``"other_algorithm"`` for what came with
+        the images and no person made (AUTOMATIC, but not claimed by ``model``).
     omit_empty_frames : bool
         Leave out slices without tumour. Smaller, but some viewers then misplace the frames.
 
@@ -136,13 +139,13 @@ def write_segmentation(
 
     frames = frames_by_slice(sources, labels.geometry)
     algorithm_type = _algorithm_type(kind, segmentation_source)
+    algorithm = _algorithm(kind, segmentation_source, software, model)
     dataset = hd.seg.Segmentation(
         source_images=_slice_headers(reference, frames, labels.geometry),
         pixel_array=np.ascontiguousarray(labels.array.transpose(2, 1, 0), dtype=np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(segment, kind, algorithm_type, str(reference.PatientID), software, model)
-            for segment in segments
+            _description(segment, algorithm_type, algorithm, str(reference.PatientID)) for segment in segments
         ],
         series_instance_uid=identity.series_uid(role),
         series_number=series_number,
@@ -169,11 +172,32 @@ def write_segmentation(
 def _algorithm_type(
     kind: Literal["measured", "forecast"], segmentation_source: str
 ) -> hd.seg.SegmentAlgorithmTypeValues:
-    if kind == "forecast" or segmentation_source == "network":
+    if kind == "forecast" or segmentation_source in ("network", "other_algorithm"):
         return hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC
     if segmentation_source == "corrected_network":
         return hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC
     return hd.seg.SegmentAlgorithmTypeValues.MANUAL
+
+
+def _algorithm(
+    kind: Literal["measured", "forecast"],
+    segmentation_source: str,
+    software: SoftwareIdentity,
+    model: ModelIdentity,
+) -> hd.AlgorithmIdentificationSequence | None:
+    """The algorithm that this product answers for; None where it is another's or nobody used one."""
+    if kind == "forecast":
+        return hd.AlgorithmIdentificationSequence(
+            name=f"{software.name} growth model", family=MATHEMATICAL_MODEL, version=software.version
+        )
+    if segmentation_source in ("network", "corrected_network"):
+        return hd.AlgorithmIdentificationSequence(
+            name=model.name,
+            family=ARTIFICIAL_INTELLIGENCE,
+            version=model.version,
+            parameters={"sha256": model.sha256},
+        )
+    return None
 
 
 def _measured_segments() -> tuple[_Segment, ...]:
@@ -208,30 +232,16 @@ def _forecast_segments(date: datetime, horizon_days: float) -> tuple[_Segment, .
 
 def _description(
     segment: _Segment,
-    kind: Literal["measured", "forecast"],
     algorithm_type: hd.seg.SegmentAlgorithmTypeValues,
+    algorithm: hd.AlgorithmIdentificationSequence | None,
     patient_id: str,
-    software: SoftwareIdentity,
-    model: ModelIdentity,
 ) -> hd.seg.SegmentDescription:
-    algorithm = None
-    if kind == "forecast":
-        algorithm = hd.AlgorithmIdentificationSequence(
-            name=f"{software.name} growth model", family=MATHEMATICAL_MODEL, version=software.version
-        )
-    elif algorithm_type is not hd.seg.SegmentAlgorithmTypeValues.MANUAL:
-        algorithm = hd.AlgorithmIdentificationSequence(
-            name=model.name,
-            family=ARTIFICIAL_INTELLIGENCE,
-            version=model.version,
-            parameters={"sha256": model.sha256},
-        )
     description = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.label,
         segmented_property_category=segment.category,
         segmented_property_type=segment.type,
-        algorithm_type=algorithm_type,
+        algorithm_type=algorithm_type if algorithm else hd.seg.SegmentAlgorithmTypeValues.MANUAL,
         algorithm_identification=algorithm,
         tracking_id=segment.tracking_id,
         tracking_uid=tracking_uid(patient_id, segment.tracking_id),
@@ -239,6 +249,10 @@ def _description(
         display_color=hd.color.CIELabColor.from_rgb(*segment.colour),
     )
     description.SegmentDescription = segment.description
+    if algorithm is None and algorithm_type is not hd.seg.SegmentAlgorithmTypeValues.MANUAL:
+        # highdicom would ask for family and version, which its maker alone knows; DICOM requires the name only.
+        description.SegmentAlgorithmType = algorithm_type.value
+        description.SegmentAlgorithmName = _OTHER_ALGORITHM
     return description
 
 

@@ -222,15 +222,40 @@ class TestWhichOne:
         assert "own automatic" in read_catalog(tmp_path).ignored[0].reason
 
     @pytest.mark.parametrize(
-        ("algorithm", "manufacturer"), [("SEMIAUTOMATIC", "OncoTwin"), ("AUTOMATIC", "Other")]
+        ("algorithm", "manufacturer", "source"),
+        [
+            ("SEMIAUTOMATIC", "OncoTwin", "dicom_seg"),
+            ("MANUAL", "Other", "dicom_seg"),
+            ("SEMIAUTOMATIC", "Other", "dicom_seg"),
+            ("AUTOMATIC", "Other", "other_algorithm"),
+        ],
     )
+    @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
     def test_edited_or_foreign_ones_replace(
-        self, tmp_path: Path, files: Any, algorithm: str, manufacturer: str
+        self, tmp_path: Path, files: Any, algorithm: str, manufacturer: str, source: str, kind: str
     ) -> None:
         write_segmentation(
-            tmp_path / "seg.dcm", files["t1ce"], boxes(), algorithm=algorithm, manufacturer=manufacturer
+            tmp_path / "seg.dcm",
+            files["t1ce"],
+            boxes(),
+            algorithm=algorithm,
+            manufacturer=manufacturer,
+            kind=kind,
         )
-        assert read(tmp_path) is not None
+        found = read(tmp_path)
+        assert found is not None
+        assert found[1] == source
+
+    def test_one_segment_of_a_person_makes_it_a_persons(self, tmp_path: Path, files: Any) -> None:
+        path = write_segmentation(
+            tmp_path / "seg.dcm", files["t1ce"], boxes(), algorithm="AUTOMATIC", manufacturer="Other"
+        )
+        dataset = pydicom.dcmread(path)
+        dataset.SegmentSequence[1].SegmentAlgorithmType = "MANUAL"
+        dataset.save_as(path)
+        found = read(tmp_path)
+        assert found is not None
+        assert found[1] == "dicom_seg"
 
     def test_each_visit_gets_its_own(self, tmp_path: Path) -> None:
         first = factory.write_visit(tmp_path, contrasts=("t1ce",), name="one")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from imaging.catalog import read_catalog
@@ -76,6 +77,26 @@ class TestStructureSets:
         expected[2:10, 2:8, 3] = 2
         expected[3, 3, 3] = 0
         np.testing.assert_array_equal(found[0], expected)
+
+    @pytest.mark.parametrize(
+        ("types", "source"),
+        [
+            (("AUTOMATIC",) * 3, "other_algorithm"),
+            (("AUTOMATIC", "MANUAL", "AUTOMATIC"), "rtstruct"),
+            (("",) * 3, "rtstruct"),
+        ],
+    )
+    def test_contours_of_an_algorithm_are_no_clinicians(
+        self, tmp_path: Path, files: Any, types: tuple[str, ...], source: str
+    ) -> None:
+        self.write(tmp_path, files)
+        dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+        for roi, generated in zip(dataset.StructureSetROISequence, types, strict=True):
+            roi.ROIGenerationAlgorithm = generated
+        dataset.save_as(tmp_path / "rt.dcm")
+        found = read(tmp_path)
+        assert found is not None
+        assert found[1] == source
 
     def test_contours_between_slices_are_refused(self, tmp_path: Path, files: Any) -> None:
         self.write(tmp_path, files, k=3.4)

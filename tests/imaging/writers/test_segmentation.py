@@ -119,6 +119,16 @@ def test_what_a_clinician_drew_is_not_claimed_by_an_algorithm(
         assert "SegmentAlgorithmName" not in item
 
 
+def test_what_another_algorithm_made_is_claimed_by_nobody_here(sources: Sources, tmp_path: Path) -> None:
+    labels = patients.tumour(sources.geometry)
+    written = write(tmp_path / "seg.dcm", sources, labels, segmentation_source="other_algorithm")
+    assert validators.dciodvfy_errors(written.path) == []
+    for item in pydicom.dcmread(written.path).SegmentSequence:
+        assert item.SegmentAlgorithmType == "AUTOMATIC"
+        assert item.SegmentAlgorithmName.startswith("another algorithm")
+        assert "SegmentationAlgorithmIdentificationSequence" not in item
+
+
 def test_no_tumour_is_a_valid_segmentation(sources: Sources, tmp_path: Path) -> None:
     written = write(tmp_path / "seg.dcm", sources, patients.empty(sources.geometry))
     assert validators.dciodvfy_errors(written.path) == []
