@@ -16,7 +16,7 @@ from imaging.geometry import AnyArray, FloatArray, Geometry, Volume
 from imaging.headers import functional_group, number
 from imaging.pixels import decode_pixels
 from imaging.segment_names import label_map
-from imaging.stack import Plane, plane_of
+from imaging.stack import Plane, plane_of, slice_tolerance
 
 # Of a voxel: how far a drawn plane may lie off a slice of a grid to be that slice.
 _SAME_PLANE = 0.05
@@ -124,9 +124,11 @@ def _slices_in(planes: Sequence[Plane], geometry: Geometry) -> list[int] | None:
     slices = np.round(near[:, 2])
     expected = np.column_stack([np.zeros((len(planes), 2)), slices])
     last = np.array([[plane.columns - 1, plane.rows - 1, 0] for plane in planes])
+    # In voxels, but for as many mm as the slices of the images may lie off their places themselves.
+    allowed = np.maximum(_SAME_PLANE, slice_tolerance(geometry.spacing[2]) / np.array(geometry.spacing))
     fits = (
-        np.abs(near - expected).max() <= _SAME_PLANE
-        and np.abs(geometry.to_index(far) - expected - last).max() <= _SAME_PLANE
+        bool((np.abs(near - expected) <= allowed).all())
+        and bool((np.abs(geometry.to_index(far) - expected - last) <= allowed).all())
         and all((plane.columns, plane.rows) == geometry.shape[:2] for plane in planes)
         and slices.min() >= 0
         and slices.max() < geometry.shape[2]

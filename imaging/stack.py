@@ -122,6 +122,15 @@ def position_tolerance(step_mm: float) -> float:
     return max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE_OF_STEP * step_mm)
 
 
+def slice_tolerance(step_mm: float) -> float:
+    """How far in mm a slice of a volume that was read may lie off its place in the volume's grid.
+
+    The limit of reading, wider by what they differ by: reading goes by the median step along the normal, the grid
+    knows the mean one along its axis, and places pass through matrix inversions.
+    """
+    return 1.05 * position_tolerance(step_mm) + 0.01
+
+
 def stack(frames: Sequence[Frame], label: str) -> tuple[Geometry, list[Frame]]:
     """Order frames along their normal and check that they make one regular grid.
 

@@ -31,7 +31,7 @@ _Item = TypeVar("_Item")
 
 # What to say under the verdict when no calibration has its own sentence.
 _REMARKS: Mapping[Status, str] = {
-    Status.NO_TUMOUR: "No visit has anything marked as tumour. That is no proof that there is none: look at the images.",
+    Status.NO_TUMOUR: "No visit has anything marked as tumour. This proves nothing by itself: look at the images.",
     Status.TUMOUR_GONE: "Nothing is marked as tumour at the last visit: there is no growth to fit.",
     Status.SINGLE_VISIT: "Volumes are measured. Growth parameters are those of the prior, and so is the band.",
 }

@@ -9,11 +9,9 @@ import numpy as np
 from pydicom import Dataset
 
 from imaging.geometry import FloatArray, Geometry
-from imaging.stack import SAME_DIRECTION, Frame, frames_of, position_tolerance
+from imaging.stack import SAME_DIRECTION, Frame, frames_of, slice_tolerance
 
-# What was read as a volume must be writable: the limits of reading, wider by what they differ by here. Reading goes by
-# the median step along the normal, the grid knows the mean one along its axis; both pass through matrix inversions.
-_WIDER, _WIDER_MM = 1.05, 0.01
+_TURNED = 1.05 * SAME_DIRECTION  # directions pass through a matrix inversion
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +77,7 @@ def frames_by_slice(sources: Sequence[Dataset], geometry: Geometry) -> tuple[Sou
             f"labels of {geometry.shape[:2]} do not fit images of {columns} columns, {rows} rows"
         )
     directions = geometry.directions
-    tolerance_mm = _WIDER * position_tolerance(geometry.spacing[2]) + _WIDER_MM
+    tolerance_mm = slice_tolerance(geometry.spacing[2])
     found: dict[int, SourceFrame] = {}
     for frame in source_frames(sources):
         k = round(float(geometry.to_index(frame.position)[2]))
@@ -87,7 +85,7 @@ def frames_by_slice(sources: Sequence[Dataset], geometry: Geometry) -> tuple[Sou
             continue
         distance = np.linalg.norm(geometry.to_patient((0, 0, k)) - frame.position)
         turned = np.abs(np.subtract((frame.row_direction, frame.column_direction), directions[:, :2].T)).max()
-        if distance <= tolerance_mm and turned <= _WIDER * SAME_DIRECTION:
+        if distance <= tolerance_mm and turned <= _TURNED:
             found[k] = frame
     missing = geometry.shape[2] - len(found)
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,9 +23,10 @@ from tests.imaging import dicom_factory as factory
 from tests.imaging.writers import patients
 
 
-def test_positions_of_one_decimal_come_back_as_a_drawing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pixel", [0.45, 0.9])
+def test_positions_of_one_decimal_come_back_as_a_drawing(tmp_path: Path, pixel: float) -> None:
     """Slices of 5 mm and a quarter of gap, as scanners that round name them: up to 0.05 mm off their places."""
-    matrix = factory.affine(spacing=(0.9, 0.9, 6.25), origin=(-20.03, -30.07, 40.02))
+    matrix = factory.affine(spacing=(pixel, pixel, 6.25), origin=(-20.03, -30.07, 40.02))
 
     def rounded(k: int) -> dict[str, list[str]]:
         return {"ImagePositionPatient": [f"{x:.1f}" for x in matrix[:3, 3] + k * matrix[:3, 2]]}
