@@ -42,6 +42,7 @@ NETWORK_IMAGES_VERSION = 2
 
 _CUT_AWAY = 0.05  # least share of an image's voxels with one value that were cut away, not measured
 _AROUND_TUMOUR = 2  # voxels of the network's grid around its tumour in which labels of an image are decided
+_NUDGE = 1e-3  # voxels by which a mask's grid is moved aside when the mask is sampled
 _REGION = 0.01  # least share of the voxels in a connected region of them
 
 
@@ -325,8 +326,13 @@ def mask_on_grid(mask: Volume, geometry: Geometry, transform: sitk.Transform | N
     transform : SimpleITK.Transform or None
         Maps points of ``geometry`` to points of ``mask``; None when both share a frame of reference.
     """
-    moved = mask.with_array(mask.array.astype(np.float32)).resampled(geometry, transform)
-    return moved.with_array(moved.array >= 0.5)
+    # Points of one grid often lie exactly half way between voxels of another. Taken as inside on both sides of a mask
+    # they make it larger, as outside smaller; a nudge lets those of one side in.
+    nudge = np.eye(4)
+    nudge[:3, 3] = _NUDGE
+    nudged = Geometry(geometry.shape, geometry.affine @ nudge, geometry.frame_of_reference_uid)
+    moved = mask.with_array(mask.array.astype(np.float32)).resampled(nudged, transform)
+    return Volume(moved.array >= 0.5, geometry)
 
 
 def combined_lesion(visits: Sequence[tuple[PreparedVisit, Volume]], geometry: Geometry) -> Volume:

@@ -73,26 +73,31 @@ def calibrated_twin(
 ) -> CalibratedTwin:
     """Decide what can be fitted, and fit it under the courses of treatment."""
     visits = mapped.segmented.visits
-    with_tumour = tuple(visit for visit in visits if np.any(visit.labels.array))
-    if mapped.tissue is None or not with_tumour:
+    if mapped.tissue is None:
         return CalibratedTwin(mapped, Status.NO_TUMOUR, None, (), None, ())
-    if with_tumour[-1] is not visits[-1]:
+    # What is too small for the twin's grid cannot be modelled.
+    seen = tuple(_observation(visit, mapped) for visit in visits)
+    with_tumour = [bool(observation.whole.any()) for observation in seen]
+    if not any(with_tumour):
+        return CalibratedTwin(mapped, Status.NO_TUMOUR, None, (), None, _too_small(visits, seen))
+    if not with_tumour[-1]:
         sentence = "The last visit shows no tumour: growth was not modelled and nothing is predicted."
-        return CalibratedTwin(mapped, Status.TUMOUR_GONE, None, (), None, (sentence,))
+        return CalibratedTwin(
+            mapped, Status.TUMOUR_GONE, None, (), None, (sentence, *_too_small(visits, seen))
+        )
     first_visit = visits[0].prepared.date
-    warnings = []
+    warnings = list(_too_small(visits, seen))
     if not courses:
         warnings.append(
             "No treatment schedule was given: growth is modelled as if untreated between the visits."
         )
     # Growth from nothing is not in the model, so it starts after the last visit without a tumour.
-    last_without = max((n for n, visit in enumerate(visits) if not np.any(visit.labels.array)), default=-1)
-    modelled = visits[last_without + 1 :]
+    last_without = max((n for n, there in enumerate(with_tumour) if not there), default=-1)
     if last_without >= 0:
         warnings.append(
             f"The first {last_without + 1} visit(s) were left out: no tumour at visit {last_without + 1}."
         )
-    observations = tuple(_observation(visit, mapped) for visit in modelled)
+    observations = seen[last_without + 1 :]
     if not torch.any(observations[-1].whole & ~observations[-1].core):
         warnings.append(
             "The last visit shows no tumour around the core: of the predictions only those of the core have a "
@@ -127,6 +132,15 @@ def calibrated_twin(
         warnings.append(calibration.verdict)
     return CalibratedTwin(
         mapped, status, tissue, observations, calibration, (*warnings, *calibration.warnings), treatments
+    )
+
+
+def _too_small(visits: Sequence[SegmentedVisit], seen: Sequence[TumourObservation]) -> tuple[str, ...]:
+    """A sentence for each visit whose tumour no voxel of the twin's grid holds."""
+    return tuple(
+        f"The tumour of visit {number} is too small for the growth model's grid and counts as none there."
+        for number, (visit, observation) in enumerate(zip(visits, seen, strict=True), start=1)
+        if np.any(visit.labels.array) and not bool(observation.whole.any())
     )
 
 

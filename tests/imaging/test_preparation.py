@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from imaging.geometry import Geometry, Volume
-from imaging.preparation import averaged_on_grid, labels_on_image
+from imaging.preparation import averaged_on_grid, labels_on_image, mask_on_grid
 
 GRID = Geometry((30, 28, 26), np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -117,3 +117,27 @@ def test_single_or_few_dark_voxels_are_not_cut_away() -> None:
     noise[np.random.default_rng(1).random(fine.shape) < 0.2] = 0  # and single ones all over it
     seen = averaged_on_grid(Volume(noise, fine), Geometry((10, 10, 10), GRID.affine)).array
     assert (seen != 0).all()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 1.0)])
+def test_masks_keep_their_volume_on_a_grid_whose_points_lie_half_way_between_voxels(
+    spacing: tuple[float, float, float],
+) -> None:
+    """With all ties inside, balls of 6 mm were 5 to 9 % too large at the first visit and at no later one."""
+    shape = (round(64 / spacing[0]), round(64 / spacing[1]), 64)
+    native = Geometry(shape, np.diag([*spacing, 1.0]))
+    grid = native.axis_aligned_cover(1.5)
+    axes = [(np.arange(n) - (n - 1) / 2) * side for n, side in zip(shape, spacing, strict=True)]
+    places = np.meshgrid(*axes, indexing="ij", sparse=True)
+    errors = []
+    for centre in np.random.default_rng(1).uniform(-1.5, 1.5, (12, 3)):
+        ball = sum((x - c) ** 2 for x, c in zip(places, centre, strict=True)) < 36
+        found = mask_on_grid(Volume(ball, native), grid, None)
+        assert found.geometry is grid
+        errors.append(found.array.sum() * grid.voxel_volume_mm3 / (ball.sum() * native.voxel_volume_mm3) - 1)
+    assert abs(np.mean(errors)) < 0.025
+
+
+def test_a_mask_on_its_own_grid_stays_as_it_is() -> None:
+    mask = np.random.default_rng(3).random(GRID.shape) > 0.6
+    assert np.array_equal(mask_on_grid(Volume(mask, GRID), GRID, None).array, mask)

@@ -13,6 +13,7 @@ import torch
 
 from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
+from imaging.report_content import Status
 from operators import growth_calibrator
 from operators.treatment_plan import RadiotherapyCourse
 from twin import CalibrationSettings, Priors, Radiotherapy, TissueMaps, TumourObservation
@@ -112,3 +113,38 @@ def test_treatment_reaches_the_model(mapped: SimpleNamespace, monkeypatch: pytes
     untreated = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings())
     assert given[1] == () and untreated.treatments == ()
     assert "No treatment schedule" in untreated.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("tiny", "status", "modelled"),
+    [((0.0,), Status.SINGLE_VISIT, 1), ((60.0,), Status.TUMOUR_GONE, 0), ((0.0, 60.0), Status.NO_TUMOUR, 0)],
+)
+def test_a_tumour_too_small_for_the_grid_counts_as_none_and_is_told(
+    mapped: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: tuple[float, ...],
+    status: Status,
+    modelled: int,
+) -> None:
+    """One voxel that somebody drew is no reason to write no report."""
+    seen = growth_calibrator._observation
+    nothing = torch.zeros((16, 16, 16), dtype=torch.bool)
+    given: list[tuple[TumourObservation, ...]] = []
+
+    def coarse(visit: SimpleNamespace, mapped: SimpleNamespace) -> TumourObservation:
+        day = visit.prepared.day
+        return TumourObservation(day, nothing, nothing) if day in tiny else seen(visit, mapped)  # type: ignore[arg-type]
+
+    def fitted(
+        tissue: object, observations: tuple[TumourObservation, ...], *_: object, **__: object
+    ) -> object:
+        given.append(observations)
+        return SimpleNamespace(acceptable=True, warnings=())
+
+    monkeypatch.setattr(growth_calibrator, "_observation", coarse)
+    monkeypatch.setattr(growth_calibrator, "calibrate", fitted)
+    found = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings())
+    assert found.status is status
+    assert sum(map(len, given)) == modelled
+    told = [sentence for sentence in found.warnings if "too small for the growth model's grid" in sentence]
+    assert len(told) == len(tiny)
