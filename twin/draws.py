@@ -111,7 +111,10 @@ def jitter_fields(scene: Scene, settings: CalibrationSettings) -> list[Tensor]:
         whole = np.zeros(near.shape, dtype=np.float32)
         shape = tuple(index.size for index in inside)
         smooth = gaussian_filter(generator.standard_normal(shape), sigma, mode="wrap", truncate=3.0)
-        whole[inside] = smooth * (sd / smooth.std())
+        # a box smaller than the correlation length shows the field as nearly constant: what it has in common is a
+        # shift of the whole boundary, and those are drawn from the posterior
+        local = smooth - smooth.mean()
+        whole[inside] = local * (sd / max(float(local.std()), np.finfo(np.float64).tiny))
         fields.append(torch.from_numpy(whole))
     return fields
 
