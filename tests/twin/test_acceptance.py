@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.twin.balls import ball, block
 from tests.twin.heads import CORE, WHOLE, grow, head, resample
 from twin import CalibrationSettings, Chemotherapy, Radiotherapy, Surgery, TumourObservation, calibrate
 from twin.acceptance import hopeless
@@ -66,3 +67,19 @@ def test_growth_that_slows_untold_is_widened_by_how_badly_it_fits():
     assert widths[1] > 1.8 * widths[0]
     for found in (steady, slowed):
         assert (found.real.covariance.diagonal() >= found.posterior.covariance.diagonal()).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    [(8.0, 5.6, True), (6.0, 3.4, True), (10.0, 7.7, True), (12.0, 9.6, True), (8.0, 6.2, False)],
+)
+def test_a_small_tumour_may_lose_no_more_than_lies_within_its_boundary_error(before, after, refused):
+    """An allowance linear in the error let small tumours lose up to four fifths untreated."""
+    cells, spacing, settings = 30, 1.5, CalibrationSettings()
+    visits = [
+        TumourObservation(day, ball(cells, spacing, 0.0), ball(cells, spacing, radius))
+        for day, radius in ((0.0, before), (60.0, after))
+    ]
+    prepared = Tissue.prepare(block(cells, spacing), visits, settings)
+    scene = Scene.build(prepared, visits, 15.0, settings)
+    assert ("the whole tumour shrank" in hopeless(scene, visits)) == refused
