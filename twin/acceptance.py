@@ -21,6 +21,7 @@ from twin.treatment import Surgery
 _SHRINK_SD = 2.0
 _MISFIT_SD = 4.0
 _MISFIT_RELATIVE = 0.2
+_APART_SD = 2.0
 _UNEXPLAINED = 9.0
 _LEAST_LEFT = 0.2
 
@@ -83,7 +84,8 @@ def judge(
     """Decide whether the calibrated model may be used.
 
     It is refused when the scans cannot show growth (see :func:`hopeless`), when a fitted volume misses the observed one
-    by more than four boundary errors and a fifth, when what boundary errors leave unexplained is three times as large
+    by more than four boundary errors and a fifth, when the fitted tumour does not lie where the segmented one is (see
+    :func:`_misplaced`), when what boundary errors leave unexplained is three times as large
     as they are, or when it fits worse than assuming no change.
     """
     densities = [fields[0] for fields in grow(scene, position, tangents=False)]
@@ -92,6 +94,7 @@ def judge(
     reason = (
         hopeless(scene, visits)
         or _misfit(scene, visits, densities, fits)
+        or _misplaced(scene, visits, densities)
         or _too_much(left)
         or _worse_than_persistence(scene, known, position, densities)
     )
@@ -198,14 +201,46 @@ def _misfit(
                 for side in (1, -1)
             )
             error = max(least - observed, observed - largest, 0.0)
-            # what a boundary error hides altogether has no surface to be seen: a ball of that radius
-            hidden = 4.0 / 3.0 * math.pi * most**3
-            if error > max(most * surface_mm2(mask, spacing), _MISFIT_RELATIVE * observed, hidden):
+            # what a boundary error hides altogether has no surface to be seen
+            if error > max(most * surface_mm2(mask, spacing), _MISFIT_RELATIVE * observed, _ball_mm3(most)):
                 return (
                     f"its best {name} volume on day {visit.day:g} is {fitted / 1000:.1f} mL "
                     f"where {observed / 1000:.1f} mL were segmented"
                 )
     return ""
+
+
+def _misplaced(scene: Scene, visits: Sequence[TumourObservation], densities: Sequence[Tensor]) -> str:
+    """Which fitted mask does not lie where the segmented one is, or nothing.
+
+    Residuals are weighed by their own scatter and volumes say nothing about places: a tumour that lies centimetres off
+    passes both. What fitted and segmented mask do not share, as far as no threshold within its own width would make
+    them share it, is compared with a boundary error over the whole surface. Simulated patients with noisy boundaries
+    reach 0.1 of it, a tumour 10 mm off or a second focus 3.5 to 6.
+    """
+    spacing, settings = scene.tissue.spacing_mm, scene.settings
+    voxel, most = math.prod(spacing), _APART_SD * boundary_sd_mm(settings, spacing)
+    for visit, density in zip(visits[1:], densities[1:], strict=True):
+        if visit.cellularity is not None:
+            continue
+        for name, mask, threshold in (
+            ("core", visit.core, settings.core_threshold),
+            ("whole tumour", visit.whole, settings.whole_threshold),
+        ):
+            segmented = mask[scene.box.slices]
+            surely, perhaps = (density > threshold + side * settings.threshold_width for side in (1.0, -1.0))
+            apart = float(((segmented & ~perhaps) | (surely & ~segmented)).sum()) * voxel
+            if segmented.any() and apart > max(most * surface_mm2(mask, spacing), _ball_mm3(2.0 * most)):
+                return (
+                    f"its best fit does not lie where the {name} of day {visit.day:g} was segmented: "
+                    f"{apart / 1000:.1f} mL belong to only one of the two"
+                )
+    return ""
+
+
+def _ball_mm3(radius: float) -> float:
+    """Volume of a ball of ``radius`` mm: what a boundary error of that size hides altogether."""
+    return 4.0 / 3.0 * math.pi * radius**3
 
 
 def _too_much(left: float) -> str:

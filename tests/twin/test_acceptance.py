@@ -83,3 +83,32 @@ def test_a_small_tumour_may_lose_no_more_than_lies_within_its_boundary_error(bef
     prepared = Tissue.prepare(block(cells, spacing), visits, settings)
     scene = Scene.build(prepared, visits, 15.0, settings)
     assert ("the whole tumour shrank" in hopeless(scene, visits)) == refused
+
+
+CELLS = 24
+
+
+def visit(day, core, whole, centre=-20.0, focus=0.0):
+    """A ball around ``centre`` on the first axis, and another of radius ``focus`` at the far end of the block, mm."""
+    masks = [ball(CELLS, SPACING, radius, (centre, 0.0, 0.0)) for radius in (core, whole)]
+    return TumourObservation(day, masks[0], masks[1] | ball(CELLS, SPACING, focus, (26.0, 0.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("second", "treatments", "refused"),
+    [
+        (visit(60.0, 10.0, 14.0, centre=-10.0), [], True),
+        (visit(60.0, 10.0, 14.0, centre=-10.0), [Radiotherapy([30.0], [2.0])], True),
+        (visit(60.0, 9.0, 13.0, focus=12.0), [], True),
+        (visit(60.0, 10.0, 14.0), [], False),
+    ],
+    ids=["10 mm off", "10 mm off, treated", "a second focus", "in place"],
+)
+def test_a_tumour_that_lies_elsewhere_is_not_explained(second, treatments, refused):
+    """Volumes that fit made the growth model explain a tumour 10 mm off, or a new focus 45 mm away."""
+    settings = CalibrationSettings(importance_samples=0, refine=False)
+    found = calibrate(
+        block(CELLS, SPACING), [visit(0.0, 7.0, 11.0), second], settings=settings, therapies=treatments
+    )
+    assert found.acceptable != refused
+    assert ("does not lie where" in found.verdict) == refused
