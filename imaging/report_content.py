@@ -220,12 +220,15 @@ class VolumeSkill:
         No change since the visit before.
     exponential_ml : float or None
         Exponential growth through the two visits before; None when one of them shows no such mask.
+    acceptable : bool
+        Whether the growth model explains the earlier visits alone; when not, the prior made the forecast.
     """
 
     observed_ml: float
     forecast_ml: Estimate
     unchanged_ml: float
     exponential_ml: float | None
+    acceptable: bool = True
 
     @property
     def error_ml(self) -> float:
@@ -243,8 +246,10 @@ class VolumeSkill:
         return None if self.exponential_ml is None else abs(self.exponential_ml - self.observed_ml)
 
     @property
-    def inside95(self) -> bool:
-        """Whether the measured volume lies in the forecast's interval."""
+    def inside95(self) -> bool | None:
+        """Whether the measured volume lies in the forecast's interval; None where the prior made the forecast."""
+        if not self.acceptable:
+            return None
         low, high = self.forecast_ml.interval95
         return low <= self.observed_ml <= high
 
@@ -339,7 +344,12 @@ def _skill_sentence(name: str, skill: VolumeSkill) -> str:
     rules = [f"no change {skill.unchanged_error_ml:.1f} mL"]
     if skill.exponential_error_ml is not None:
         rules.append(f"exponential growth {skill.exponential_error_ml:.1f} mL")
-    return (
-        f"Skill at the last visit, {name}: {skill.forecast_ml.estimate:.1f} mL [{low:.1f}, {high:.1f}] forecast from "
-        f"the earlier visits, {skill.observed_ml:.1f} mL measured; error {skill.error_ml:.1f} mL, {', '.join(rules)}."
-    )
+    forecast = f"{skill.forecast_ml.estimate:.1f} mL [{low:.1f}, {high:.1f}]"
+    if skill.acceptable:
+        start = f"Skill at the last visit, {name}: {forecast} forecast from the earlier visits"
+    else:
+        start = (
+            f"Skill at the last visit, {name}: not known, since the growth model does not explain the earlier visits "
+            f"alone; this is the prior's forecast, {forecast}"
+        )
+    return f"{start}, {skill.observed_ml:.1f} mL measured; error {skill.error_ml:.1f} mL, {', '.join(rules)}."

@@ -290,7 +290,12 @@ def _warnings(calibration: Calibration, visits: Sequence[TumourObservation]) -> 
             "exponential growth": calibration.skill.beats_exponential,
         }
         better = [rule for rule, beaten in rules.items() if beaten is False]
-        if better:
+        if not calibration.skill.acceptable:
+            found.append(
+                "The skill of the model is unknown: it does not explain the visits before the last alone, and the last "
+                "one was forecast from the priors."
+            )
+        elif better:
             found.append(
                 f"At the last visit, {' and '.join(better)} forecast the whole-tumour volume better than the model."
             )

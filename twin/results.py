@@ -122,11 +122,15 @@ class SkillCheck:
         Of the last visit.
     core, whole : MaskSkill
         Tumour core and whole tumour.
+    acceptable : bool
+        Whether the growth model explains the earlier visits alone; when not, the forecast is that of the prior and
+        says nothing on the model that was fitted to all visits.
     """
 
     day: float
     core: MaskSkill
     whole: MaskSkill
+    acceptable: bool = True
 
     @property
     def beats_persistence(self) -> bool:

@@ -45,4 +45,4 @@ def held_out_skill(
             unchanged_mm3=float(getattr(before, name).sum()) * tissue.voxel_mm3,
             exponential_mm3=None if growing is None else float(growing[0]) * tissue.voxel_mm3,
         )
-    return SkillCheck(last.day, **masks)
+    return SkillCheck(last.day, masks["core"], masks["whole"], fitted.acceptable)
