@@ -29,7 +29,7 @@ class ArmForecast:
     core_less_mm3, whole_less_mm3 : tuple of VolumeEstimate
         Volume under the reference arm minus volume under this one, draw by draw; zero for the reference arm itself.
     unobserved : tuple of str
-        Parameters of this arm's therapies that no visit has shown: their effect follows the prior.
+        Parameters of this arm's therapies after the last visit that no visit has shown: their effect follows the prior.
     """
 
     name: str
@@ -97,7 +97,7 @@ def compare_treatments(
     for name, own in volumes.items():
         core, whole = (_estimates(band) for band in bands(own, conformal, None))
         core_less, whole_less = (_estimates(quantiles(saved)) for saved in reference - own)
-        guessed = unobserved(calibration, arms[name], visits)
+        guessed = unobserved(calibration, arms[name], visits, horizons[-1])
         made.append(ArmForecast(name, core, whole, core_less, whole_less, guessed))
     warnings = tuple(
         f'Arm "{arm.name}": the effect of treatment follows the prior of the '

@@ -101,7 +101,10 @@ def forecast(
             for total, h in zip(sums, horizons, strict=True)
         ),
         curve=_curve(past, band, visits[-1].day, days),
-        warnings=(*_warnings(calibration, visits), *_treatment_warnings(calibration, planned, visits)),
+        warnings=(
+            *_warnings(calibration, visits),
+            *_treatment_warnings(calibration, planned, visits, horizons[-1]),
+        ),
         conformal=conformal,
     )
 
@@ -305,9 +308,12 @@ def _warnings(calibration: Calibration, visits: Sequence[TumourObservation]) -> 
 
 
 def _treatment_warnings(
-    calibration: Calibration, planned: Sequence[Therapy], visits: Sequence[TumourObservation]
+    calibration: Calibration,
+    planned: Sequence[Therapy],
+    visits: Sequence[TumourObservation],
+    horizon: float,
 ) -> tuple[str, ...]:
-    guessed = unobserved(calibration, planned, visits)
+    guessed = unobserved(calibration, planned, visits, horizon)
     if not guessed:
         return ()
     return (
@@ -316,13 +322,21 @@ def _treatment_warnings(
 
 
 def unobserved(
-    calibration: Calibration, therapies: Sequence[Therapy], visits: Sequence[TumourObservation]
+    calibration: Calibration,
+    therapies: Sequence[Therapy],
+    visits: Sequence[TumourObservation],
+    horizon: float,
 ) -> tuple[str, ...]:
-    """Parameters of ``therapies`` that no treatment between the visits has let the scans show."""
+    """Parameters that act in the ``horizon`` days after the last visit and that no treatment between visits shows."""
     first, last = visits[0].day, visits[-1].day
     shown = {
         therapy.parameter
         for therapy in calibration.therapies
         if calibration.acceptable and treated([therapy], first, last)
     }
-    return tuple(sorted({t.parameter for t in therapies if t.parameter is not None} - shown))
+    acting = {
+        therapy.parameter
+        for therapy in therapies
+        if therapy.parameter is not None and treated([therapy], last, last + horizon)
+    }
+    return tuple(sorted(acting - shown))

@@ -23,7 +23,7 @@ from twin.coordinates import Coordinates
 from twin.draws import draws_of, grain_fields, jitter_fields
 from twin.ensemble import Starts, in_order
 from twin.observation import density_from_masks, mask_density
-from twin.prediction import Future
+from twin.prediction import Future, unobserved
 from twin.results import Posterior
 from twin.scene import Scene, Tissue, starting_width
 from twin.solver import trajectory
@@ -144,6 +144,23 @@ def test_planned_radiotherapy_acts_from_the_last_visit_on(maps, visits, calibrat
     assert not any("sensitivity" in warning for warning in untreated.warnings)
     kept = forecast(replace(calibration, therapies=(plan,)), maps, visits, [20.0, 60.0])
     assert whole(kept, 1) == whole(treated, 1)
+
+
+@pytest.mark.parametrize(
+    ("therapy", "guessed"),
+    [
+        (Radiotherapy([-30.0, -29.0], [2.0, 2.0]), ()),
+        (Radiotherapy([200.0], [2.0]), ()),
+        (Chemotherapy([-10.0], [75.0]), ()),
+        (Chemotherapy([89.9], [75.0]), ("chemosensitivity",)),
+        (Radiotherapy([100.0], [2.0]), ("radiosensitivity",)),
+    ],
+    ids=["before the visits", "after the last horizon", "drug long gone", "drug still there", "planned"],
+)
+def test_only_treatment_that_acts_in_the_forecast_is_said_to_follow_its_prior(
+    therapy, guessed, visits, calibration
+):
+    assert unobserved(calibration, [therapy], visits, 60.0) == guessed
 
 
 def test_what_is_left_of_a_drug_acts_after_the_last_visit(maps, visits, calibration):
