@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from twin.coordinates import Coordinates
 from twin.draws import draws_of, grain_fields, jitter_fields
 from twin.ensemble import Starts, in_order
 from twin.observation import density_from_masks, mask_density
-from twin.prediction import Future, unobserved
+from twin.prediction import Future, _past_bands, unobserved
 from twin.results import Posterior
 from twin.scene import Scene, Tissue, starting_width
 from twin.solver import trajectory
@@ -200,6 +201,26 @@ def test_arms_are_compared_draw_by_draw(maps, visits, calibration):
     # the forecast's steps also end on the days of its curve
     assert none.whole_mm3[1].estimate == pytest.approx(alone.estimate, rel=1e-3)
     assert none.whole_mm3[1].interval95 == pytest.approx(alone.interval95, rel=1e-3)
+
+
+def test_the_band_before_the_last_visit_leaves_out_the_outermost_draws(visits):
+    """Of 16 draws, 95 % are all of them: the band was their minimum and maximum."""
+    grown = []
+
+    class Past:
+        draws, scene = range(64), SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0))
+
+        def grow(self, number, days):
+            grown.append(number)
+            return SimpleNamespace(counts=np.full((2, len(days)), float(number)))
+
+    past = Past()
+    past.visits = visits
+    _, band = _past_bands(past)
+    assert band.shape[:2] == (2, 3)
+    for low, high in zip(band[:, 0].ravel(), band[:, 2].ravel(), strict=True):
+        assert sum(n < low for n in grown) >= 1 and sum(n > high for n in grown) >= 1
+        assert 0.9 < sum(low <= n <= high for n in grown) / len(grown) < 0.96
 
 
 def test_one_arm_is_no_comparison(maps, visits, calibration):
