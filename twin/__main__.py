@@ -143,9 +143,7 @@ def _simulate(options: argparse.Namespace) -> None:
 def _fitted(options: argparse.Namespace) -> tuple[TissueMaps, list[TumourObservation], Calibration, Grid]:
     maps, grid = read_maps(options.wm, options.gm, options.domain)
     visits = sorted((read_visit(text, grid) for text in options.visit), key=lambda visit: visit.day)
-    first = visits[0].day
-    visits = [TumourObservation(v.day - first, v.core, v.whole) for v in visits]
-    therapies = read_treatments(options.treatments, grid, first) if options.treatments else ()
+    therapies = read_treatments(options.treatments, grid) if options.treatments else ()
     priors = Priors(LogNormal(*options.prior_diffusivity), LogNormal(*options.prior_proliferation))
     settings = CalibrationSettings(samples=options.samples, device=options.device)
     calibration = calibrate(maps, visits, priors, settings, _progress, therapies=therapies)

@@ -14,6 +14,7 @@ from twin.errors import TwinError
 from twin.inputs import TissueMaps, TumourObservation
 
 CORE_LABELS, WHOLE_LABELS = (1, 3), (1, 2, 3)
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,14 @@ def read_visit(text: str, grid: Grid) -> TumourObservation:
     if not separator:
         raise TwinError("bad_visit", f"A visit is written DAY:FILE, not {text!r}.")
     labels, _ = read_volume(Path(path), grid)
+    # integers that a file keeps scaled come back rounded
+    whole_numbers = labels.round()
+    if not bool(((labels - whole_numbers).abs() < _ROUNDING).all()):
+        raise TwinError(
+            "bad_visit",
+            f"{path} holds values that are no labels; take a label map that was not interpolated.",
+        )
+    labels = whole_numbers
     unknown = sorted({int(v) for v in np.unique(labels.numpy())} - {0, *WHOLE_LABELS})
     if unknown:
         raise TwinError("bad_visit", f"{path} holds the labels {unknown}; only 0, 1, 2 and 3 are known.")

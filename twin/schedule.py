@@ -18,7 +18,7 @@ _KEYS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 """Keys that each kind needs, and those it may have."""
 
 
-def read_treatments(path: Path, grid: Grid, first_day: float = 0.0) -> tuple[Therapy, ...]:
+def read_treatments(path: Path, grid: Grid) -> tuple[Therapy, ...]:
     """Read a list of treatments.
 
     Entries are objects with ``kind``: radiotherapy (``days``, ``doses_gy``, and where wanted ``alpha_beta_gy`` and
@@ -32,8 +32,6 @@ def read_treatments(path: Path, grid: Grid, first_day: float = 0.0) -> tuple[The
         The file; names in it are relative to its folder.
     grid : Grid
         That of the tissue maps, which volumes must share.
-    first_day : float, optional
-        Day of the file's calendar that becomes zero.
 
     Raises
     ------
@@ -47,12 +45,12 @@ def read_treatments(path: Path, grid: Grid, first_day: float = 0.0) -> tuple[The
     if not isinstance(entries, list):
         raise TwinError("bad_treatment", f"{path} must hold a list of treatments.")
     return tuple(
-        _therapy(entry, f"Treatment {number} of {path.name}", path.parent, grid, first_day)
+        _therapy(entry, f"Treatment {number} of {path.name}", path.parent, grid)
         for number, entry in enumerate(entries, start=1)
     )
 
 
-def _therapy(entry: Any, name: str, folder: Path, grid: Grid, first_day: float) -> Therapy:
+def _therapy(entry: Any, name: str, folder: Path, grid: Grid) -> Therapy:
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in _KEYS:
         raise TwinError("bad_treatment", f"{name} needs a kind: {', '.join(_KEYS)}.")
@@ -68,8 +66,8 @@ def _therapy(entry: Any, name: str, folder: Path, grid: Grid, first_day: float) 
     try:
         if kind == "surgery":
             mask = read_volume(folder / entry["resection"], grid)[0]
-            return Surgery(float(entry["day"]) - first_day, mask)
-        days = [float(day) - first_day for day in entry["days"]]
+            return Surgery(float(entry["day"]), mask)
+        days = [float(day) for day in entry["days"]]
         if kind == "chemotherapy":
             decay = math.log(2.0) * 24.0 / float(entry.get("half_life_hours", 1.8))
             doses = [float(dose) for dose in entry["doses"]]
