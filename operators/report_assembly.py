@@ -113,16 +113,18 @@ def _calibration_report(calibration: twin.Calibration) -> CalibrationReport:
 
 
 def _skill_report(skill: twin.SkillCheck) -> SkillReport:
-    return SkillReport(skill.day, _volume_skill(skill.core), _volume_skill(skill.whole))
+    core, whole = (_volume_skill(mask, skill.acceptable) for mask in (skill.core, skill.whole))
+    return SkillReport(skill.day, core, whole)
 
 
-def _volume_skill(skill: twin.MaskSkill) -> VolumeSkill:
+def _volume_skill(skill: twin.MaskSkill, acceptable: bool) -> VolumeSkill:
     exponential = skill.exponential_mm3
     return VolumeSkill(
         observed_ml=skill.observed_mm3 / MM3_PER_ML,
         forecast_ml=_volume_estimate(skill.forecast_mm3),
         unchanged_ml=skill.unchanged_mm3 / MM3_PER_ML,
         exponential_ml=None if exponential is None else exponential / MM3_PER_ML,
+        acceptable=acceptable,
     )
 
 

@@ -206,7 +206,7 @@ def _skill(page: Page, skill: SkillReport, y: float) -> float:
     rows: list[list[str | Cell]] = []
     for name, volume in (("tumour core", skill.core), ("whole tumour", skill.whole)):
         others = [volume.unchanged_error_ml, volume.exponential_error_ml]
-        best = all(error is None or volume.error_ml < error for error in others)
+        best = volume.acceptable and all(error is None or volume.error_ml < error for error in others)
         rows.append(
             [
                 name,
@@ -216,7 +216,11 @@ def _skill(page: Page, skill: SkillReport, y: float) -> float:
                 *(_NOT_GIVEN if error is None else f"{error:.1f}" for error in others),
             ]
         )
-    return page.table(MARGIN_MM, y, columns, rows, size=7.2) + 1.5
+    y = page.table(MARGIN_MM, y, columns, rows, size=7.2) + 1.5
+    if skill.whole.acceptable:
+        return y
+    sentence = "The growth model does not explain the earlier visits alone: this is the prior's forecast, and no skill."
+    return page.paragraph(MARGIN_MM, y, sentence, CONTENT_MM, size=7.5, colour=ALERT) + 1.5
 
 
 def _quality(page: Page, content: ReportContent, y: float) -> float:

@@ -178,7 +178,7 @@ def _volume_skill(skill: VolumeSkill) -> Document:
     return {
         "observed": float(skill.observed_ml),
         "forecast": _estimate(skill.forecast_ml),
-        "inside95": bool(skill.inside95),
+        "inside95": skill.inside95,
         "error": float(skill.error_ml),
         "error_no_change": float(skill.unchanged_error_ml),
         "error_exponential": None if exponential is None else float(exponential),

@@ -70,6 +70,16 @@ def test_skill_intervals_and_treatment_are_on_the_second_page(output_set: Output
     assert "error of exponential growth" not in unchecked
 
 
+def test_a_forecast_of_the_prior_is_not_called_skill(output_set: OutputSet) -> None:
+    skill = patients.SKILL
+    of_prior = replace(
+        skill, core=replace(skill.core, acceptable=False), whole=replace(skill.whole, acceptable=False)
+    )
+    said = "this is the prior's forecast"
+    assert said not in texts(render_pdf(output_set.content, PATIENT))[1]
+    assert said in texts(render_pdf(replace(output_set.content, skill=of_prior), PATIENT))[1]
+
+
 WORDS = {
     Status.NO_TUMOUR: "No tumour found",
     Status.TUMOUR_GONE: "No tumour left",

@@ -77,6 +77,16 @@ def test_the_document_says_what_the_report_says(
     assert all((output_set.report.path.parent / item["file"]).is_file() for item in read["outputs"])
 
 
+def test_of_the_prior_it_is_not_said_whether_its_interval_held(sources: Sources, tmp_path: Path) -> None:
+    visit = patients.visit(sources, patients.tumour(sources.geometry), uncertainty=0.5)
+    skill = replace(patients.SKILL, whole=replace(patients.SKILL.whole, acceptable=False))
+    content = replace(patients.report(Status.OK, [visit]), skill=skill)
+    document = result_document(content, patient_id="P-001", outputs=[], folder=tmp_path)
+    write_result(tmp_path / "result.json", document)
+    assert document["skill"]["volume_ml"]["inside95"] is None
+    assert document["skill"]["core_volume_ml"]["inside95"] is True
+
+
 def test_no_tumour_is_a_valid_document(sources: Sources, tmp_path: Path) -> None:
     visit = patients.visit(sources, patients.empty(sources.geometry), uncertainty=None)
     content = patients.report(Status.NO_TUMOUR, [visit])
