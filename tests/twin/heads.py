@@ -77,5 +77,7 @@ def noisy_visit(
     masks = []
     for threshold in (CORE, WHOLE):
         mask = density > threshold
-        masks.append(signed_distance(mask, (spacing,) * 3) < shift + 0.5 * generator.standard_normal())
+        offset = shift + 0.5 * generator.standard_normal()
+        # what shows nothing has no boundary to be off
+        masks.append(signed_distance(mask, (spacing,) * 3) < offset if bool(mask.any()) else mask)
     return TumourObservation(day, masks[0] & masks[1], masks[1])
