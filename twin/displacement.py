@@ -21,6 +21,8 @@ LEAST_NOISE_MM = 0.3
 """Displacements are never believed to be smaller than this, mm."""
 _HUBER = 1.345
 """Displacements of so many standard deviations count in full, larger ones less: 95 % as efficient for a normal law."""
+_EDGE_MM = 2.0
+"""A boundary that has less tissue than this ahead of it follows the edge of the tissue, where no front shows."""
 _LEAST_GRADIENT = 0.02
 """Steepness of the place on the wave below which a density shows no front, 1/mm."""
 
@@ -55,7 +57,11 @@ class Surface:
 
     @classmethod
     def of(cls, distance: Tensor, domain: Tensor, spacing_mm: tuple[float, float, float]) -> "Surface":
-        """Surface of the mask whose voxels have a negative ``distance`` (X, Y, Z), within ``domain``."""
+        """Surface of the mask whose voxels have a negative ``distance`` (X, Y, Z), within ``domain``.
+
+        Without faces that have hardly any tissue ahead: where a mask stops a little short of a ventricle, it was drawn
+        so, and the tumour had nowhere to go.
+        """
         away, tissue, shape = distance.numpy(), domain.numpy(), distance.shape
         parts = []
         for axis in range(3):
@@ -67,9 +73,15 @@ class Surface:
             first, second = away[tuple(here)], away[tuple(here + step)]
             ends = np.where(first < 0, [here, here + step], [here + step, here])
             share = np.where(first < 0, first / (first - second), second / (second - first))
+            outward = np.where(first < 0, step, -step)
+            free = np.ones(share.size, dtype=bool)
+            for further in range(1, math.ceil(_EDGE_MM / spacing_mm[axis]) + 1):
+                ahead = np.clip(ends[1] + further * outward, 0, np.array(shape)[:, None] - 1)
+                free &= tissue[tuple(ahead)]
+            ends, share = ends[:, :, free], share[free]
             others = [n for n in range(3) if n != axis]
-            beside = np.empty((2, 2, 2, 3, here.shape[1]), dtype=np.int64)
-            across = np.empty((2, 2, here.shape[1]))
+            beside = np.empty((2, 2, 2, 3, share.size), dtype=np.int64)
+            across = np.empty((2, 2, share.size))
             for end in range(2):
                 for number, other in enumerate(others):
                     sides = 0
@@ -242,7 +254,9 @@ def _patch_mm(scene: Scene, visit: int, mask: int) -> float:
     first, later = (scene.distances[n].core if mask == 0 else scene.distances[n].whole for n in (0, visit))
     grown = 1.0
     if first is not None and later is not None:
-        grown = max(float((later < 0).sum()) / max(float((first < 0).sum()), 1.0), 1.0) ** (1.0 / 3.0)
+        tissue = scene.operator.domain
+        volumes = [float(((distance < 0) & tissue).sum()) for distance in (first, later)]
+        grown = max(volumes[1] / max(volumes[0], 1.0), 1.0) ** (1.0 / 3.0)
     return scene.settings.boundary_correlation_mm * math.sqrt((1.0 + grown**2) / 2.0)
 
 

@@ -1,5 +1,7 @@
 """Signed distance to the boundary of a mask, between its voxels."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -7,6 +9,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from twin.coordinates import Vector
+from twin.grid import Box
 
 _FAR_MM = 1e3
 _KERNEL = 0.7
@@ -20,6 +23,46 @@ _MARGIN = 8
 """Voxels around a mask within which its boundary is looked at; beyond, the distance to the nearest voxel goes on."""
 _NEAR, _FAR = 0.30, 0.48
 """A blurred mask within the first of one half gives the distance itself, beyond the second the other side does."""
+
+
+_BEYOND_EDGE_MM = 5.0
+"""How far masks go on beyond the edge of the tissue. A front that came straight at the edge has arrived there some time
+ago, nobody knows how long, and density builds up slowly behind it: tumour at the edge is not taken for much deeper."""
+
+
+def continued(
+    masks: Sequence[Tensor], domain: Tensor, spacing_mm: tuple[float, float, float]
+) -> list[Tensor]:
+    """Masks that go on beyond the edge of the tissue as they are next to it.
+
+    Tumour that fills the tissue up to a ventricle or to the surface of the brain ends there because tissue does, not
+    because it thins out: no front lies there, and no distance should be measured from it. Voxels without tissue, within
+    5 mm of some, take the value of the nearest voxel that has it.
+
+    Parameters
+    ----------
+    masks : sequence of Tensor
+        bool (X, Y, Z), within ``domain``; not all of them empty.
+    domain : Tensor
+        bool (X, Y, Z).
+    """
+    tumour = torch.stack(list(masks)).any(dim=0)
+    whole_grid = Box((0, 0, 0), (tumour.shape[0], tumour.shape[1], tumour.shape[2]))
+    near = Box.around(tumour, _BEYOND_EDGE_MM, spacing_mm, whole_grid).slices
+    empty = ~domain[near].cpu().numpy()
+    if not empty.any() or empty.all():
+        return list(masks)
+    away, source = distance_transform_edt(empty, sampling=spacing_mm, return_indices=True)
+    beyond = (empty & (away <= _BEYOND_EDGE_MM)).nonzero()
+    nearest = tuple(axis[beyond] for axis in source)
+    made = []
+    for mask in masks:
+        tissue = mask[near].cpu().numpy().copy()
+        tissue[beyond] = tissue[nearest]
+        continues = mask.clone()
+        continues[near] = torch.from_numpy(tissue)
+        made.append(continues)
+    return made
 
 
 def signed_distance(mask: Tensor, spacing_mm: tuple[float, float, float]) -> Tensor:

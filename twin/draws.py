@@ -104,7 +104,7 @@ def jitter_fields(scene: Scene, settings: CalibrationSettings) -> list[Tensor]:
     spacing = scene.tissue.spacing_mm
     sigma = [settings.boundary_correlation_mm / math.sqrt(2.0) / h for h in spacing]
     sd = boundary_sd_mm(settings, spacing)
-    near = scene.distances[0].whole.abs() < 3.0 * max(spacing)
+    near = (scene.distances[0].whole.abs() < 3.0 * max(spacing)) & scene.operator.domain
     inside = np.ix_(*(np.unique(axis) for axis in near.nonzero().numpy().T))
     fields = []
     for _ in range(settings.initial_ensemble):

@@ -15,7 +15,6 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from twin.distance import signed_distance
-from twin.inputs import TumourObservation
 from twin.settings import CalibrationSettings
 from twin.wave import WaveProfile, wave_profile
 
@@ -26,7 +25,8 @@ _LEAST_GAP_MM = 1e-6
 class BoundaryDistances:
     """Signed distances (mm, negative inside) to the boundaries of a visit's masks, on a box.
 
-    Exactly the voxels of a mask have a negative distance, so that volumes are kept.
+    Exactly the voxels of a mask have a negative distance, so that volumes are kept. The edge of the tissue is no
+    boundary: beyond it masks go on as they are next to it.
 
     Parameters
     ----------
@@ -48,15 +48,15 @@ class BoundaryDistances:
     @classmethod
     def measure(
         cls,
-        visit: TumourObservation,
-        index: tuple[slice, slice, slice],
+        day: float,
+        core: Tensor,
+        whole: Tensor,
         spacing_mm: tuple[float, float, float],
         shift_sd_mm: float,
     ) -> "BoundaryDistances":
-        """Distances of a visit's masks inside the box ``index``."""
-        core, whole = visit.core[index], visit.whole[index]
+        """Distances of the masks (X, Y, Z) of a visit, which go on beyond the edge of the tissue."""
         return cls(
-            day=visit.day,
+            day=day,
             core=signed_distance(core, spacing_mm) if bool(core.any()) else None,
             whole=signed_distance(whole, spacing_mm),
             shift_sd_mm=shift_sd_mm,

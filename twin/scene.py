@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from twin.coordinates import LOG_TAIL, LOG_WIDTH, Coordinates
+from twin.distance import continued
 from twin.grid import Box, bounding_box
 from twin.inputs import TissueMaps, TumourObservation
 from twin.model import ReactionDiffusion
@@ -94,10 +95,17 @@ class Scene:
         tumour = torch.stack([visit.whole for visit in visits]).any(dim=0)
         box = Box.around(tumour, margin_mm, tissue.spacing_mm, tissue.limit)
         sd = boundary_sd_mm(settings, tissue.spacing_mm)
+        masks = [mask[box.slices] for visit in visits for mask in (visit.core, visit.whole)]
+        masks = continued(masks, tissue.domain[box.slices], tissue.spacing_mm)
         with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="twin-distance") as pool:
             distances = tuple(
                 pool.map(
-                    lambda visit: BoundaryDistances.measure(visit, box.slices, tissue.spacing_mm, sd), visits
+                    lambda day, core, whole: BoundaryDistances.measure(
+                        day, core, whole, tissue.spacing_mm, sd
+                    ),
+                    [visit.day for visit in visits],
+                    masks[0::2],
+                    masks[1::2],
                 )
             )
         rim = (distances[0].whole > 0) & (distances[0].whole < _BAND_MM) & tissue.domain[box.slices]

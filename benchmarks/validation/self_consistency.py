@@ -31,7 +31,7 @@ from benchmarks.validation.statistics import Proportion, RankTest, Vector, proba
 from benchmarks.validation.trial import UNSTRETCHED, tissue_maps, twin_version
 from twin import CalibrationSettings, Priors, TissueMaps, TumourObservation, calibrate, forecast
 from twin.coordinates import LOG_TAIL, LOG_VELOCITY, LOG_WIDTH
-from twin.distance import signed_distance
+from twin.distance import continued, signed_distance
 from twin.priors import LogNormal
 from twin.results import Calibration
 from twin.scene import Scene, Tissue, boundary_sd_mm, starting_width
@@ -136,7 +136,11 @@ def _segmented(scene: Scene, density: torch.Tensor, threshold: float, inside: to
     mask = density > threshold
     if not bool(mask.any()):
         return mask
-    return (signed_distance(mask, scene.spacing_mm) < -inside) & scene.operator.domain
+    domain = scene.operator.domain
+    (front,) = continued(
+        [mask], domain, scene.spacing_mm
+    )  # what is displaced is the front, not the edge of tissue
+    return (signed_distance(front, scene.spacing_mm) < -inside) & domain
 
 
 Scores = dict[str, tuple[float, bool]]

@@ -16,6 +16,7 @@ from benchmarks.validation.statistics import (
     stretch_needed,
 )
 from benchmarks.validation.trial import Row
+from benchmarks.validation.truth import DEADLY_MM3
 from twin.conformal import Conformal, stretched
 
 MASKS = ("core", "whole")
@@ -117,7 +118,12 @@ def judgement(covered: Proportion) -> str:
 
 
 def rank_tests(rows: Sequence[Row], horizon: float) -> dict[str, tuple[list[float], RankTest]]:
-    """Ranks and their test for every quantity of simulation-based calibration."""
+    """Ranks and their test for every quantity of simulation-based calibration.
+
+    Of the accepted patients: to refuse looks at the scans alone, so a right posterior has uniform ranks among them too,
+    while a refused one has no posterior but the prior.
+    """
+    rows = [row for row in rows if row["acceptable"]]
     ranks = {name: parameter_ranks(rows, name) for name in ("diffusivity", "proliferation", "front_velocity")}
     for mask in MASKS:
         ranks[f"{mask} volume"] = [volume.rank for volume in volumes(rows, horizon, mask)]
@@ -211,12 +217,19 @@ def scored(rows: Sequence[Row], horizon: float, conformal: Conformal) -> dict[st
 
 
 def by_horizon(rows: Sequence[Row], horizons: Sequence[float], conformal: Conformal) -> list[dict[str, Any]]:
-    """Errors and coverage at every horizon, with the number of patients still alive."""
+    """Errors and coverage at every horizon of the patients whose forecast is still below ``DEADLY_MM3``.
+
+    The forecast says who leaves, not the truth: patients whose tumour stays small are those whose forecast was too
+    large, whatever a forecast is worth. ``ended`` counts patients who stay but whose truth had passed that volume on
+    an earlier day and was not grown on.
+    """
     made = []
     for horizon in horizons:
-        entry: dict[str, Any] = {"days": horizon}
+        day = f"{horizon:g}"
+        alive = [row for row in rows if row["medians"].get(day, math.inf) <= DEADLY_MM3]
+        entry: dict[str, Any] = {"days": horizon, "ended": sum(day not in row["horizons"] for row in alive)}
         for mask in MASKS:
-            found = [v.stretched_by(getattr(conformal, mask)) for v in volumes(rows, horizon, mask)]
+            found = [v.stretched_by(getattr(conformal, mask)) for v in volumes(alive, horizon, mask)]
             entry[mask] = {
                 "patients": len(found),
                 "coverage": counted(proportion(v.covered for v in found)),

@@ -185,7 +185,7 @@ def run(scenario: Scenario, patient: Patient, case: Case, predict: Predictor) ->
 
     A case the twin refuses with an error keeps its code and has no horizons.
     """
-    row: Row = {"patient": patient.number, "refused": "", "parameters": {}, "horizons": {}}
+    row: Row = {"patient": patient.number, "refused": "", "parameters": {}, "horizons": {}, "medians": {}}
     begin = time.process_time()
     try:
         calibration, predicted = predict(case, sorted(scenario.horizons))
@@ -196,6 +196,7 @@ def run(scenario: Scenario, patient: Patient, case: Case, predict: Predictor) ->
     if scenario.true_parameters:
         row["parameters"] = _parameters(calibration, patient)
     for entry in predicted.horizons:
+        row["medians"][f"{entry.horizon_days:g}"] = entry.volume_whole_mm3.estimate
         if entry.horizon_days in case.true:
             true = case.true[entry.horizon_days]
             row["horizons"][f"{entry.horizon_days:g}"] = _horizon(entry, true, case)

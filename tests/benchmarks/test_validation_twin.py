@@ -164,6 +164,7 @@ def test_a_run_goes_on_from_its_rows_and_writes_its_page(tmp_path, monkeypatch):
             "seconds": 0.1,
             "parameters": {"diffusivity": found},
             "horizons": {f"{h:g}": {"core": volume, "whole": volume} for h in scenario.horizons},
+            "medians": {f"{h:g}": 2e4 for h in scenario.horizons},
         }
 
     monkeypatch.setattr(trial, "build", lambda *a: None)

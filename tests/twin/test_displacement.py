@@ -55,12 +55,13 @@ def test_where_no_wave_shows_there_is_no_slope():
 def test_a_surface_has_every_face_once(scene):
     whole = scene.distances[1].whole
     surface = Surface.of(whole, scene.operator.domain, scene.spacing_mm)
-    # voxels outside the tissue have no faces
+    # voxels outside the tissue have no faces, and those next to the edge ahead none either
     side = torch.where(scene.operator.domain, torch.where(whole < 0, 1, 2), 0).numpy()
     faces = 0
     for axis in range(3):
-        pairs = side.take(range(1, side.shape[axis]), axis) * side.take(range(side.shape[axis] - 1), axis)
-        faces += int((pairs == 2).sum())
+        for along in (side, np.flip(side, axis)):
+            inner, outer, ahead = (along.take(range(n, along.shape[axis] - 2 + n), axis) for n in range(3))
+            faces += int(((inner == 1) & (outer == 2) & (ahead > 0)).sum())
     assert surface.share.size == faces
     assert ((surface.share > 0) & (surface.share < 1)).all()
     values = surface.taken(whole)
@@ -95,6 +96,25 @@ def test_outliers_count_less(scene):
     trust = found.root**2
     far = np.abs(found.rows(density) / found.root) > 8.0
     assert far.any() and trust[far].max() < 0.3 and np.median(trust[~far]) > 0.8
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_a_mask_drawn_a_little_short_of_the_edge_of_the_tissue_has_no_front_there(cells):
+    """A front that fills the tissue up to its edge does not lie ahead of a mask that stops ``cells`` voxels short."""
+    size, spacing = 30, 2.0
+    domain = torch.ones((size,) * 3, dtype=torch.bool)
+    domain[size // 2 :] = False
+    middle = (torch.arange(size).double() + 0.5 - size / 2) * spacing
+    x, y, z = torch.meshgrid(middle, middle, middle, indexing="ij")
+    distance = (x**2 + y**2 + z**2).sqrt() - 14.0
+    mask = (distance < 0) & domain
+    mask[size // 2 - cells :] = False
+    drawn = torch.where(mask, -distance.abs(), distance.abs())
+    surface = Surface.of(drawn, domain, (spacing,) * 3)
+    inner, outer = (surface.voxels[0][end] for end in (surface.inside, surface.outside))
+    along_edge = (inner == size // 2 - cells - 1) & (outer == size // 2 - cells)
+    assert not along_edge.any() if cells == 1 else along_edge.any()
+    assert inner.size > 300
 
 
 def test_an_empty_mask_has_none(scene):
