@@ -208,6 +208,7 @@ def _page(
         rank_words=_rank_words(tests),
         skill_table=_skill_table(scores),
         horizon_table=_horizon_table(document.get("by_horizon", [])),
+        ended_words=_ended_words(document.get("by_horizon", [])),
         target_words=_target_words(document.get("by_horizon", [])),
         conformal_table=_conformal_table(learned),
     )
@@ -350,6 +351,14 @@ def _horizon_table(entries: Sequence[Mapping[str, Any]]) -> str:
             )
     head = ["days", "mask", "n", "twin", "persistence", "exponential", "distance, mm", "Dice", "coverage"]
     return _table(head, lines)
+
+
+def _ended_words(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Whose truth ends before the forecast does, or nothing."""
+    found = [f"{entry['ended']} at {entry['days']:g} days" for entry in entries if entry["ended"]]
+    if not found:
+        return ""
+    return f" The truth of {', '.join(found)} had passed that volume before and was not grown on: they are left out."
 
 
 def _target_words(entries: Sequence[Mapping[str, Any]]) -> str:

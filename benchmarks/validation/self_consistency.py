@@ -214,8 +214,8 @@ def one(number: int, seed: int, settings: CalibrationSettings) -> dict[str, Any]
 
 
 def rank_tests(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], RankTest]]:
-    """Ranks and their test by quantity; patients whom the model was refused for have the prior as posterior."""
-    found = {name: [row["ranks"][name] for row in rows] for name in QUANTITIES}
+    """Ranks and their test by quantity, of the accepted: see :func:`benchmarks.validation.summary.rank_tests`."""
+    found = {name: [row["ranks"][name] for row in rows if row["acceptable"]] for name in QUANTITIES}
     return {name: (ranks, rank_test(ranks)) for name, ranks in found.items()}
 
 
@@ -242,18 +242,22 @@ def main() -> None:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(rows[-1]) + "\n")
         print(f"\r{number + 1}/{arguments.patients}", end="", flush=True)
-    scored = rank_tests(rows[: arguments.patients])
+    rows = rows[: arguments.patients]
+    accepted = [row for row in rows if row["acceptable"]]
+    scored = rank_tests(rows)
     print()
     for name, (ranks, test) in scored.items():
-        within = Proportion(sum(row["inside"][name] for row in rows[: arguments.patients]), len(ranks))
+        within = Proportion(sum(row["inside"][name] for row in accepted), len(accepted))
         low, high = within.interval
         print(
             f"{name:16} n {len(ranks)}  {'inside' if test.inside else 'leaves'} the 95 % band  "
             f"95 % interval covers {within.value:.3f} [{low:.3f}, {high:.3f}]  mean rank {np.mean(ranks):.3f}"
         )
-    refused = sum(not row["acceptable"] for row in rows[: arguments.patients])
-    seconds = np.median([row["seconds"] for row in rows[: arguments.patients]])
-    print(f"{refused} of {len(rows)} were refused; {seconds:.1f} CPU-seconds a calibration (median)")
+    refused = len(rows) - len(accepted)
+    seconds = np.median([row["seconds"] for row in rows])
+    print(
+        f"{refused} of {len(rows)} were refused and are left out; {seconds:.1f} CPU-seconds a calibration (median)"
+    )
     print(f"twin {twin_version()}, {device()}")
     plots.rank_plots(scored, arguments.out / "self-consistency.png")
 

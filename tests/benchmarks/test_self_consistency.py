@@ -38,9 +38,14 @@ def test_coordinates_have_the_priors_spread():
 def test_a_row_holds_ranks_and_a_wrong_posterior_would_show():
     row = one(1, SEED, settings_for(0))
     assert all(0.0 < rank < 1.0 for rank in row["ranks"].values())
-    honest = [{"ranks": dict.fromkeys(row["ranks"], (n + 0.5) / 60)} for n in range(60)]
-    narrow = [{"ranks": dict.fromkeys(row["ranks"], 0.01 if n % 2 else 0.99)} for n in range(60)]
-    assert all(test.inside for _, test in rank_tests(honest).values())
+
+    def ranked(ranks, acceptable=True):
+        return [{"acceptable": acceptable, "ranks": dict.fromkeys(row["ranks"], rank)} for rank in ranks]
+
+    honest = ranked([(n + 0.5) / 60 for n in range(60)])
+    narrow = ranked([0.01 if n % 2 else 0.99 for n in range(60)])
+    refused = ranked([0.01] * 30, acceptable=False)
+    assert all(test.inside for _, test in rank_tests(honest + refused).values())
     assert not any(test.inside for _, test in rank_tests(narrow).values())
 
 

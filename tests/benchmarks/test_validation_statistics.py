@@ -90,6 +90,7 @@ def rows(spread: float, claimed: float, count: int, seed: int = 0) -> list[dict]
                 "acceptable": True,
                 "parameters": {},
                 "horizons": {"90": {"core": volume, "whole": volume}},
+                "medians": {"90": median},
             }
         )
     return made
@@ -107,6 +108,27 @@ def test_an_honest_forecast_is_on_target_and_an_overconfident_one_is_not():
     timid = summary.scored(rows(0.2, 1.0, 200), 90.0, none)
     assert timid["whole"]["judgement"] == "too wide"
     assert honest["whole"]["beats_persistence"] > 0.8 and honest["whole"]["error"] < 0.2
+
+
+def test_who_leaves_a_horizon_is_not_chosen_by_the_truth():
+    """A truth that ends once it is large leaves the small ones: honest forecasts must not look too large for that."""
+    some = rows(0.4, 0.4, 400)
+    for number, row in enumerate(some):
+        row["medians"]["90"] = 1e5 if number % 2 else 3e5
+        if row["horizons"]["90"]["whole"]["seen"] > 3e4:
+            row["horizons"] = {}
+    (entry,) = summary.by_horizon(some, [90.0], Conformal(1.0, 1.0, "none"))
+    lost = sum(not row["horizons"] for row in some[1::2])
+    assert lost > 10
+    assert entry["ended"] == lost and entry["whole"]["patients"] == 200 - lost
+
+
+def test_ranks_leave_out_whom_the_model_was_refused_for():
+    some = rows(0.2, 0.2, 200)
+    for row in some[:40]:
+        row["acceptable"], row["horizons"]["90"]["whole"]["rank"] = False, 0.01
+    ranks, test = summary.rank_tests(some, 90.0)["whole volume"]
+    assert len(ranks) == 160 and test.inside
 
 
 def test_the_learned_factor_repairs_held_out_patients():
