@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
 
 from imaging.files import DicomFile, IgnoredFile, text
-from imaging.headers import parse_moment
+from imaging.headers import number, parse_moment
 
 # Too new for pydicom's table (Supplement 243).
 LabelMapSegmentationStorage = UID("1.2.840.10008.5.1.4.1.1.66.7")
@@ -42,6 +42,8 @@ class Annotation:
         Instances it was drawn on.
     frame_of_reference_uid : str
         Frame of reference of its coordinates.
+    automatic : bool
+        Whether every segment or ROI says that an algorithm made it without a person.
     sha256 : str
         Digest of the file.
     """
@@ -53,6 +55,7 @@ class Annotation:
     referenced_series_uids: frozenset[str]
     referenced_instance_uids: frozenset[str] = field(repr=False)
     frame_of_reference_uid: str
+    automatic: bool
     sha256: str = field(repr=False)
 
 
@@ -75,12 +78,13 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
             referenced_series_uids=frozenset(_structure_set_series(header)),
             referenced_instance_uids=frozenset(_referenced_instances(header)),
             frame_of_reference_uid=_structure_set_frame(header),
+            automatic=_algorithms(header, "ROIGenerationAlgorithm") == {"AUTOMATIC"},
             sha256=file.sha256,
         )
     if _is_forecast(header):
         return IgnoredFile(file.name, "segmentation of a forecast, not of an image")
-    types = {text(segment, "SegmentAlgorithmType").upper() for segment in header.get("SegmentSequence") or []}
-    if text(header, "Manufacturer") == OWN_MANUFACTURER and types == {"AUTOMATIC"}:
+    automatic = _algorithms(header, "SegmentAlgorithmType") == {"AUTOMATIC"}
+    if text(header, "Manufacturer") == OWN_MANUFACTURER and automatic:
         return IgnoredFile(file.name, "this application's own automatic segmentation, not a correction")
     return Annotation(
         kind="SEG",
@@ -92,8 +96,22 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
         ),
         referenced_instance_uids=frozenset(_referenced_instances(header)),
         frame_of_reference_uid=text(header, "FrameOfReferenceUID"),
+        automatic=automatic,
         sha256=file.sha256,
     )
+
+
+def drawn_parts(dataset: Dataset) -> list[Dataset]:
+    """Segments but the background of a SEG, or the ROIs of an RTSTRUCT."""
+    if text(dataset, "SOPClassUID") == RTStructureSetStorage:
+        return list(dataset.get("StructureSetROISequence") or [])
+    segments = dataset.get("SegmentSequence") or []
+    # Number 0 is the background of a label map.
+    return [segment for segment in segments if number(segment.get("SegmentNumber")) != 0]
+
+
+def _algorithms(header: Dataset, keyword: str) -> set[str]:
+    return {text(part, keyword).upper() for part in drawn_parts(header)}
 
 
 def _is_forecast(header: Dataset) -> bool:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from imaging.annotation_index import Annotation
 from imaging.catalog import Series, Visit
 from imaging.drawn_grid import candidates_of, refers_to
-from imaging.drawn_regions import is_automatic, regions_by_number
+from imaging.drawn_regions import regions_by_number
 from imaging.errors import ImagingError, Reason
 from imaging.files import tolerant_dicom
 from imaging.geometry import Geometry, Volume
@@ -38,15 +38,18 @@ class Correction:
         is AUTOMATIC: nobody drew that.
     path : pathlib.Path
         The DICOM object.
+    set_aside : pathlib.Path, optional
+        A newer object that another algorithm made, or one without a date: a person's drawing goes first.
     """
 
     labels: Volume
     source: Source
     path: Path
+    set_aside: Path | None = None
 
 
 def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Correction | None:
-    """The newest drawing of a visit as labels.
+    """The newest drawing of a visit as labels; another algorithm's only where no person drew.
 
     Parameters
     ----------
@@ -72,22 +75,40 @@ def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Corr
     if not visit.annotations:
         return None
     with tolerant_dicom():
-        annotation, dataset = _newest(visit.annotations)
+        _check_versions(visit.annotations)
+        annotation, dataset = _newest(by_persons_first(visit.annotations))
         _check_frame_of_reference(annotation, reference, geometry)
         candidates = candidates_of(visit, annotation, reference, geometry)
         read = read_segmentation if annotation.kind == "SEG" else read_structure_set
         labels = _on_grid(read(dataset, annotation, candidates), geometry, annotation, reference)
-    return Correction(labels, _source(dataset, annotation), annotation.path)
+    return Correction(labels, _source(annotation), annotation.path, _set_aside(visit.annotations, annotation))
 
 
-def _source(dataset: Dataset, annotation: Annotation) -> Source:
-    if is_automatic(dataset, annotation):
+def by_persons_first(annotations: Sequence[Annotation]) -> Sequence[Annotation]:
+    """Those that a person drew, or all where nobody did."""
+    return [annotation for annotation in annotations if not annotation.automatic] or annotations
+
+
+def _source(annotation: Annotation) -> Source:
+    if annotation.automatic:
         return "other_algorithm"
     return "dicom_seg" if annotation.kind == "SEG" else "rtstruct"
 
 
+def _set_aside(annotations: Sequence[Annotation], chosen: Annotation) -> Path | None:
+    """An algorithm's object that would have counted if it were a person's."""
+    if chosen.automatic:
+        return None
+    others = [one for one in annotations if one.automatic]
+    newer = (
+        one.path
+        for one in others
+        if chosen.created is None or one.created is None or one.created > chosen.created
+    )
+    return next(newer, None)
+
+
 def _newest(annotations: Sequence[Annotation]) -> tuple[Annotation, Dataset]:
-    _check_versions(annotations)
     datasets = {annotation.sop_instance_uid: pydicom.dcmread(annotation.path) for annotation in annotations}
     dates = [annotation.created for annotation in annotations]
     known = [date for date in dates if date is not None]

@@ -1,10 +1,10 @@
-"""What a drawing is made of: its segments or ROIs, the tumour region of each, and whether a person made them."""
+"""What a drawing is made of: its segments or ROIs and the tumour region of each."""
 
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
-from imaging.annotation_index import Annotation
+from imaging.annotation_index import Annotation, drawn_parts
 from imaging.errors import ImagingError, Reason
 from imaging.files import text
 from imaging.headers import number
@@ -31,7 +31,7 @@ def regions_by_number(dataset: Dataset, annotation: Annotation) -> dict[int, str
         ("SegmentNumber", "SegmentLabel") if annotation.kind == "SEG" else ("ROINumber", "ROIName")
     )
     regions: dict[int, str] = {}
-    for part in _parts(dataset, annotation):
+    for part in drawn_parts(dataset):
         key = whole_number(part, keyword, name)
         if key in regions:
             raise ImagingError(
@@ -40,12 +40,6 @@ def regions_by_number(dataset: Dataset, annotation: Annotation) -> dict[int, str
             )
         regions[key] = region_of(text(part, label), _property_code(part), name)
     return regions
-
-
-def is_automatic(dataset: Dataset, annotation: Annotation) -> bool:
-    """Whether every segment or ROI says that an algorithm made it without a person."""
-    keyword = "SegmentAlgorithmType" if annotation.kind == "SEG" else "ROIGenerationAlgorithm"
-    return {text(part, keyword).upper() for part in _parts(dataset, annotation)} == {"AUTOMATIC"}
 
 
 def whole_number(item: Dataset, keyword: str, name: str) -> int:
@@ -63,14 +57,6 @@ def whole_number(item: Dataset, keyword: str, name: str) -> int:
             f"{name} lacks a usable {keyword}: what is drawn cannot be told from what it describes; export it again.",
         )
     return int(value)
-
-
-def _parts(dataset: Dataset, annotation: Annotation) -> list[Dataset]:
-    if annotation.kind == "RTSTRUCT":
-        return list(dataset.get("StructureSetROISequence") or [])
-    segments = dataset.get("SegmentSequence") or []
-    # Number 0 is the background of a label map.
-    return [segment for segment in segments if number(segment.get("SegmentNumber")) != 0]
 
 
 def _property_code(segment: Dataset) -> str:

@@ -148,7 +148,7 @@ class ArchivedStudies:
         return list(dict.fromkeys(sorted(one.study_uid for one in self._archive.series(Modality="MR"))))
 
     def labelled(self) -> frozenset[str]:
-        """Studies with a drawing; this application's own answers are none."""
+        """Studies with a person's drawing; answers of this application and of other algorithms are none."""
         listed = self._archive.series(Modality="SEG") + self._archive.series(Modality="RTSTRUCT")
         return frozenset(one.study_uid for one in listed if self._holds_drawing(one))
 
@@ -207,7 +207,8 @@ class ArchivedStudies:
             header = self._archive.header(series)
             file = DicomFile(Path(series.series_uid), series.series_uid, header, "")
             with tolerant_dicom():
-                self._is_drawing[series.series_uid] = isinstance(index_annotation(file), Annotation)
+                found = index_annotation(file)
+            self._is_drawing[series.series_uid] = isinstance(found, Annotation) and not found.automatic
         return self._is_drawing[series.series_uid]
 
 

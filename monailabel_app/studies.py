@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from imaging.annotation_index import Annotation
+from imaging.annotations import by_persons_first
 from imaging.catalog import Catalog, Visit, read_inventory
 from imaging.errors import ImagingError, Reason
 from imaging.preparation import REFERENCE_ORDER
@@ -59,8 +60,13 @@ class Examination:
 
     @property
     def drawing(self) -> Annotation | None:
-        """The newest drawing of the tumour in its studies; None when nobody drew."""
-        return max(self.visit.annotations, key=_created, default=None)
+        """The newest drawing of the tumour in its studies, another algorithm's only where no person drew."""
+        return max(by_persons_first(self.visit.annotations), key=_created, default=None)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a person drew on it: what another algorithm made is shown, and teaches nothing."""
+        return self.drawing is not None and not self.drawing.automatic
 
     @property
     def token(self) -> str:
@@ -85,7 +91,7 @@ class Studies(Protocol):
         """Ids of all examinations in a stable order."""
 
     def labelled(self) -> frozenset[str]:
-        """Ids of those with a drawing."""
+        """Ids of those with a person's drawing."""
 
     def find(self, name: str) -> str:
         """Id of the examination that a study, series or id means; raises Refusal (404) if it is not known."""
@@ -123,9 +129,9 @@ class FolderStudies:
         return list(self._by_key)
 
     def labelled(self) -> frozenset[str]:
-        """Ids of those with a drawing beside their images."""
+        """Ids of those with a person's drawing beside their images."""
         self._look()
-        return frozenset(key for key, one in self._by_key.items() if one.drawing is not None)
+        return frozenset(key for key, one in self._by_key.items() if one.drawn)
 
     def find(self, name: str) -> str:
         """See :class:`Studies`."""

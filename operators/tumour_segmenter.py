@@ -22,7 +22,7 @@ from segmentation.inference import TumourSegmenter
 def taken_over(
     prepared: PreparedVisit, correction: Correction, number: int, warnings: list[str]
 ) -> SegmentedVisit:
-    """The visit with the segmentation found in the input; a warning where no person made that.
+    """The visit with the segmentation found in the input; a warning where no person made that or a newer one.
 
     Parameters
     ----------
@@ -39,6 +39,12 @@ def taken_over(
         warnings.append(
             f"Visit {number}: a segmentation by another algorithm replaced the network's; it was found with the images "
             "and says that all its segments are AUTOMATIC, drawn by no person."
+        )
+    if correction.set_aside is not None:
+        warnings.append(
+            f"Visit {number}: the drawing {correction.path.name} was used and not {correction.set_aside.name}, which "
+            "is newer or without a date: all segments of that are AUTOMATIC, drawn by no person. If a person "
+            "corrected it, take the older drawing away."
         )
     return SegmentedVisit(prepared, correction.labels, correction.source, None)
 

@@ -11,10 +11,11 @@ import pydicom
 import pytest
 from pydicom.sr.coding import Code
 
+from imaging.annotations import read_annotation
 from imaging.catalog import read_catalog
 from tests.imaging import dicom_factory as factory
 from tests.imaging.drawing_factory import write_segmentation
-from tests.imaging.drawings import boxes, labels_of, read, refuse, write_drawn_visit
+from tests.imaging.drawings import boxes, labels_of, read, reference, refuse, write_drawn_visit
 
 NCR = Code("6574001", "SCT", "Necrosis")
 ED = Code("79654002", "SCT", "Edema")
@@ -165,6 +166,34 @@ def test_tumour_outside_the_reference_is_refused(tmp_path: Path) -> None:
 
 
 class TestWhichOne:
+    @pytest.mark.parametrize("hours", [-1, 0, 1])
+    def test_a_persons_drawing_goes_before_an_algorithms(
+        self, tmp_path: Path, files: Any, hours: int
+    ) -> None:
+        persons = {"NCR": boxes()["NCR"]}
+        write_segmentation(tmp_path / "person.dcm", files["t1ce"], persons)
+        created = factory.DATE + timedelta(hours=hours)
+        write_segmentation(
+            tmp_path / "vendor.dcm", files["t1ce"], boxes(), algorithm="AUTOMATIC", created=created
+        )
+        catalog = read_catalog(tmp_path)
+        series = reference(catalog)
+        assert series.geometry is not None
+        found = read_annotation(catalog.visits[0], series, series.geometry)
+        assert found is not None and found.source == "dicom_seg"
+        np.testing.assert_array_equal(found.labels.array, labels_of({**boxes(), **persons}) == 1)
+        assert found.set_aside == (tmp_path / "vendor.dcm" if hours > 0 else None)
+
+    def test_without_a_person_the_newest_algorithm_counts(self, tmp_path: Path, files: Any) -> None:
+        for name, hours in (("old", 0), ("new", 1)):
+            created = factory.DATE + timedelta(hours=hours)
+            shape = boxes() if name == "new" else {**boxes(), "ED": boxes()["NCR"]}
+            path = tmp_path / f"{name}.dcm"
+            write_segmentation(path, files["t1ce"], shape, algorithm="AUTOMATIC", created=created)
+        found = read(tmp_path)
+        assert found is not None and found[1] == "other_algorithm"
+        np.testing.assert_array_equal(found[0], labels_of(boxes()))
+
     def test_newest_wins(self, tmp_path: Path, files: Any) -> None:
         old = {label: np.zeros_like(mask) for label, mask in boxes().items()}
         write_segmentation(

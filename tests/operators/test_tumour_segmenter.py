@@ -25,3 +25,12 @@ def test_another_algorithm_in_the_networks_place_is_warned_of(source: Source, wa
     assert all(
         sentence.startswith("Visit 2: a segmentation by another algorithm") for sentence in warnings[1:]
     )
+
+
+def test_a_newer_object_that_no_person_made_is_named() -> None:
+    labels = Volume(np.ones((2, 2, 2), np.uint8), Geometry((2, 2, 2), np.eye(4)))
+    warnings: list[str] = []
+    found = Correction(labels, "dicom_seg", Path("drawn.dcm"), Path("elsewhere/vendor.dcm"))
+    taken_over(cast(Any, None), found, 1, warnings)
+    (warning,) = warnings
+    assert "drawn.dcm was used and not vendor.dcm" in warning and "elsewhere" not in warning
