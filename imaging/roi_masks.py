@@ -16,6 +16,9 @@ from imaging.files import text
 from imaging.geometry import FloatArray, Geometry, Volume
 from imaging.segment_names import label_map
 
+_SEVERAL = 3
+"""Slices from which on a drawing that skips every other one is no two separate spots."""
+
 
 def read_structure_set(dataset: Dataset, annotation: Annotation, candidates: Sequence[Candidate]) -> Volume:
     """Labels of an RTSTRUCT on the grid it was drawn on.
@@ -56,6 +59,7 @@ def read_structure_set(dataset: Dataset, annotation: Annotation, candidates: Seq
     geometry, _ = found
     masks = {region: np.zeros(geometry.shape, dtype=bool) for region in regions.values()}
     for roi, parts in contours.items():
+        _check_no_slices_left_out(parts, geometry, regions[roi], name)
         # A contour inside another is a hole of its own ROI only: other ROIs of the region overlap it or not.
         masks[regions[roi]] |= rasterise(parts, geometry)
     return Volume(label_map(masks, name), geometry)
@@ -79,6 +83,19 @@ def _slices_in(contours: Sequence[FloatArray], geometry: Geometry) -> list[int] 
     slices = [slice_of(points, geometry) for points in contours]
     inside = [k for k in slices if k is not None]
     return inside if len(inside) == len(slices) else None
+
+
+def _check_no_slices_left_out(
+    parts: Sequence[FloatArray], geometry: Geometry, region: str, name: str
+) -> None:
+    """Some tools draw on every nth slice and mean what lies between; filled as drawn, most of the tumour is lost."""
+    slices = np.unique(_slices_in(parts, geometry) or [])
+    if slices.size >= _SEVERAL and np.diff(slices).min() > 1:
+        raise ImagingError(
+            Reason.BAD_ANNOTATION,
+            f"{name} draws {region} on {slices.size} slices, no two of them next to each other: whether it means the "
+            "slices between too is unknown; have the tool that drew it interpolate them, and export again.",
+        )
 
 
 def _points(contour: Dataset, name: str) -> FloatArray:

@@ -108,6 +108,21 @@ class TestStructureSets:
         self.write(tmp_path, files, k=2.5)
         assert read(tmp_path) is not None
 
+    def test_a_drawing_on_every_other_slice_is_refused(self, tmp_path: Path, files: Any) -> None:
+        geometry = reference(read_catalog(tmp_path)).geometry
+        assert geometry is not None
+
+        def write(*slices: float) -> None:
+            drawn = [outline(geometry, (1.5, 6.5), (1.5, 7.5), k) for k in slices]
+            write_structure_set(tmp_path / "rt.dcm", files["t1ce"][0], {"ED": drawn, "ET": [], "NCR": []})
+
+        write(1, 3, 5)
+        refuse(tmp_path, "rt.dcm draws ED on 3 slices", "interpolate")
+        for slices in ((1, 2, 3, 5), (1, 3), (2,)):
+            write(*slices)
+            found = read(tmp_path)
+            assert found is not None and found[0].any(axis=(0, 1)).sum() == len(slices)
+
     def test_points_and_open_lines_are_refused(self, tmp_path: Path, files: Any) -> None:
         self.write(tmp_path, files, geometric_type="OPEN_PLANAR")
         refuse(tmp_path, "OPEN_PLANAR")
