@@ -260,10 +260,10 @@ def _size_words(scores: Mapping[str, Any]) -> str:
         f"{score['title']} ({score['patients']})" for score in scores.values() if score["patients"] < ENOUGH
     ]
     if few:
+        named = f" for {'; '.join(few)}" if len(few) < len(counts) else ""
         words += (
-            f" **Preliminary** where they are fewer than {ENOUGH}: {'; '.join(few)}. There the intervals of the shares "
-            "are wide, and a verdict within chance of another is no verdict. The same command goes on from the rows on "
-            "disk."
+            f" **Preliminary**{named}: {ENOUGH} each are planned. Until then the intervals of the shares are wide, and a "
+            "verdict within chance of another is no verdict. The same command goes on from the rows on disk."
         )
     return words
 
