@@ -137,9 +137,8 @@ def _segmented(scene: Scene, density: torch.Tensor, threshold: float, inside: to
     if not bool(mask.any()):
         return mask
     domain = scene.operator.domain
-    (front,) = continued(
-        [mask], domain, scene.spacing_mm
-    )  # what is displaced is the front, not the edge of tissue
+    # what is displaced is the front, not the edge of the tissue
+    (front,) = continued([mask], domain, scene.spacing_mm)
     return (signed_distance(front, scene.spacing_mm) < -inside) & domain
 
 
