@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.validation import cohort_run, report
+from benchmarks.validation import archive, cohort_run, report
 from benchmarks.validation.cohort_run import Plan
 from benchmarks.validation.scenarios import SCENARIOS
 from twin import CalibrationSettings
@@ -37,6 +37,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop computing after this time")
     parser.add_argument("--report-only", action="store_true", help="score the rows that are on disk")
     parser.add_argument(
+        "--archive",
+        type=Path,
+        help="file of rows: those of this very code are taken from it first, and all are kept in it at the end",
+    )
+    parser.add_argument(
         "--page", type=Path, help="write this Markdown page, its pictures into images beside it"
     )
     parser.add_argument("--learn-conformal", type=Path, help="write the conformal factors to this file")
@@ -52,11 +57,16 @@ def main(arguments: list[str]) -> int:
     command = f"python -m benchmarks.validation --patients {asked.patients} --samples {asked.samples}"
     command += f" --importance {asked.importance} --seed {asked.seed} --out out/validation"
     command += "".join(f" --scenario {shlex.quote(name)}" for name in asked.scenario or ())
+    if asked.archive:
+        command += f" --archive {shlex.quote(str(asked.archive))}"
+        print(f"{archive.restore(asked.archive, plan)} rows of this code in {asked.archive}")
     if not asked.report_only:
         end = time.monotonic() + 60 * asked.minutes
         cohort_run.run(
             plan, asked.workers, lambda words: print(words, flush=True), lambda: time.monotonic() > end
         )
+    if asked.archive:
+        archive.keep(asked.archive, plan)
     if asked.learn_conformal:
         try:
             learned = report.conformal_document(plan, f"{command} --learn-conformal twin/data/conformal.json")

@@ -56,6 +56,14 @@ class Plan:
         version = trial.version_of(SCENARIOS[name], self.settings(name), self.seed)
         return self.pool / "rows" / f"{name}-{version}" / f"{number:04d}.json"
 
+    def write(self, name: str, row: Row) -> None:
+        """Put a row on the disk, whole or not at all."""
+        path = self.path(name, row["patient"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(row), "utf-8")
+        unfinished.replace(path)
+
     def rows(self) -> dict[str, list[Row]]:
         """The rows that are on disk, by scenario."""
         found = {}
@@ -72,11 +80,7 @@ def one(job: tuple[Plan, str, int]) -> Row:
     case = trial.build(scenario, patient, plan.seed, plan.pool)
     priors = cohort.PRIORS if scenario.own_priors else None
     row = trial.run(scenario, patient, case, trial.twin_predictor(plan.settings(name), priors))
-    path = plan.path(name, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(row), "utf-8")
-    unfinished.replace(path)
+    plan.write(name, row)
     return row
 
 

@@ -263,7 +263,7 @@ def _size_words(scores: Mapping[str, Any]) -> str:
         named = f" for {'; '.join(few)}" if len(few) < len(counts) else ""
         words += (
             f" **Preliminary**{named}: {ENOUGH} each are planned. Until then the intervals of the shares are wide, and "
-            "a verdict within chance of another is no verdict. The same command goes on from the rows on disk."
+            "a verdict within chance of another is no verdict. The same command goes on from the rows that are there."
         )
     return words
 
