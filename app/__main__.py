@@ -62,6 +62,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=environment.get("ONCOTWIN_PROGRESS", "text"),
         help="form of the lines on the error output (default: text)",
     )
+    parser.add_argument(
+        "--any-patient",
+        action="store_true",
+        help="refuse settings that belong to one patient, such as treatments; the gateway and cohorts give this",
+    )
     parser.add_argument("--nifti", action="store_true", help="also write every mask and map as NIfTI")
     options = parser.parse_args(arguments)
     for name in ("input", "output"):
@@ -123,6 +128,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         settings = load_settings(options.config)
+        if options.any_patient and (key := settings.oncotwin.of_one_patient):
+            raise SettingsError(
+                f"{options.config.name}: {key} belongs to one patient, while these settings are for any; take it out, "
+                "and run python -m app --config FILE for that patient."
+            )
     except SettingsError as error:
         log.error("%s", error, extra={"failure": {"exit_code": 2}})
         return 2

@@ -1,5 +1,6 @@
 """Many patients: ``python -m app.cohort DIR -o OUT`` runs the application on every folder of DIR and writes one table.
 
+``DIR/NAME.yaml``, where it exists, is the ``app.yaml`` of the patient in ``DIR/NAME``: treatments belong to one patient.
 A run that was stopped goes on where it was. Needs ``requirements-gateway.txt``.
 """
 
@@ -19,10 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet
 from distributed import Client, as_completed
 
-from app.engine import Outcome, RunLimits, open_cluster, run_application, split_command
+from app.engine import ANY_PATIENT, Outcome, RunLimits, open_cluster, run_application, split_command
 
 FAILED = ".failed"
 TABLE = "cohort"
+MADE_BY = ("software_version", "software_settings_digest", "model_sha256")
+"""Columns that differ where a cohort went on with another release, other settings or another model."""
 USAGE, INPUT = 2, 3
 # A spreadsheet takes text that begins so for a formula, and folder names come from anywhere.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -41,7 +44,9 @@ def process(
     patient: Path, output: Path, command: Sequence[str], limits: RunLimits, extra: Sequence[str]
 ) -> Outcome:
     """Run one patient on a worker; the results, or a note of the failure, appear in the output folder."""
-    outcome = run_application(command, patient, output / patient.name, limits, extra)
+    own = patient.with_name(f"{patient.name}.yaml")
+    settings = ("--config", str(own)) if own.is_file() else (ANY_PATIENT,)
+    outcome = run_application(command, patient, output / patient.name, limits, (*extra, *settings))
     note = output / FAILED / f"{patient.name}.json"
     if outcome.succeeded:
         note.unlink(missing_ok=True)
@@ -79,6 +84,10 @@ def row_of(patient: str, output: Path) -> dict[str, Any]:
         row |= _with_interval(f"core_ml_{day}", forecast["core_volume_ml"])
         row |= _with_interval(f"whole_ml_{day}", forecast["volume_ml"])
     row["warnings"] = " ".join(result["warnings"])
+    row |= {
+        f"software_{key}": result["software"][key] for key in ("version", "settings_digest", "input_digest")
+    }
+    row["model_sha256"] = result["model"]["sha256"]
     return row
 
 
@@ -194,6 +203,12 @@ def main(arguments: list[str] | None = None) -> int:
             client.close(timeout=10)
     rows = [row_of(patient.name, output) for patient in patients]
     write_table(rows, output)
+    made_by = {tuple(row.get(key) for key in MADE_BY) for row in rows if row["status"] != "failed"}
+    if len(made_by) > 1:
+        print(
+            f"oncotwin: the results were made in {len(made_by)} ways; see {', '.join(MADE_BY)} in the table.",
+            file=sys.stderr,
+        )
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} patients have results; {output / TABLE}.csv and .parquet")
     return 1 if failed else 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 DEFAULT_COMMAND = (sys.executable, "-m", "app")
+ANY_PATIENT = "--any-patient"
+"""Argument for runs whose settings are shared by patients: those that belong to one of them are refused."""
 _PR_SET_PDEATHSIG = 1
 # Refusals that another attempt with the same input cannot cure: input, registration, model, calibration, settings.
 _FINAL_EXIT_CODES = frozenset({2, 3, 4, 5, 6})

@@ -253,6 +253,15 @@ class OncoTwinSection(_Section):
         return self
 
     @property
+    def of_one_patient(self) -> str:
+        """The key whose value belongs to one patient and must not be used for another; empty where there is none."""
+        if self.treatments:
+            return "oncotwin.treatments"
+        if any(rule.visit_date and not rule.series_uid for rule in self.ingest.series_rules):
+            return "a visit_date in oncotwin.ingest.series_rules"
+        return ""
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the settings, in hexadecimal."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

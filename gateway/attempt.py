@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from app.engine import Outcome, RunLimits, run_application
+from app.engine import ANY_PATIENT, Outcome, RunLimits, run_application
 from gateway.examination import Examination, examine
 from gateway.folders import remove, snapshot
 from gateway.priors import fetch_images, fetch_priors
@@ -95,7 +95,7 @@ def _outcome(assignment: Assignment) -> Outcome:
         if refusal is not None:
             return refusal
     trial = assignment.folder / f".attempt-{secrets.token_hex(8)}"
-    outcome = run_application(assignment.command, source, trial, assignment.limits)
+    outcome = run_application(assignment.command, source, trial, assignment.limits, [ANY_PATIENT])
     if outcome.succeeded and not (trial / "result.json").is_file():
         outcome = Outcome(1, "no_result", "The application ended well but wrote no result.json.")
     if outcome.succeeded:

@@ -18,12 +18,6 @@ from pydicom.tag import BaseTag
 from pynetdicom import AE, evt
 from pynetdicom.events import Event as NetworkEvent
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    MRImageStorage,
-    RTStructureSetStorage,
-    SegmentationStorage,
     StorageCommitmentPushModel,
     Verification,
 )
@@ -34,12 +28,11 @@ from gateway.commitment import Commitments
 from gateway.folders import WorkFolder, instances_in, is_uid
 from gateway.metrics import Metrics
 from gateway.settings import ReceiverSection, TlsSection
+from imaging.annotation_index import ANNOTATION_CLASSES
+from imaging.series import IMAGE_CLASSES
 
 SOURCE = "received"
-STORAGE_CLASSES = (
-    MRImageStorage, EnhancedMRImageStorage, CTImageStorage, EnhancedCTImageStorage, SegmentationStorage,
-    RTStructureSetStorage,
-)  # fmt: skip
+STORAGE_CLASSES = tuple(sorted(IMAGE_CLASSES | ANNOTATION_CLASSES))
 # Everything the ingest decodes; never deflated, whose length nothing bounds.
 TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50",

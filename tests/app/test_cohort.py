@@ -18,9 +18,12 @@ STAND_IN = """
 import argparse, json, sys
 from pathlib import Path
 parser = argparse.ArgumentParser()
-for name in ("-i", "-o", "--progress"): parser.add_argument(name)
+for name in ("-i", "-o", "--progress", "--config"): parser.add_argument(name)
+parser.add_argument("--any-patient", action="store_true")
 options = parser.parse_args()
 name = Path(options.i).name
+own = options.config is not None and Path(options.config).name == name + ".yaml"
+assert own != options.any_patient
 with open(Path(options.i).parent.parent / "calls", "a") as calls: calls.write(name + "\\n")
 if "bad" in name:
     failure = {"event": "failure", "exit_code": 3, "reason": "empty_input", "message": "No files."}
@@ -34,6 +37,8 @@ Path(options.o).mkdir()
     "status": "ok", "visits": [{"date": "2026-01-02T00:00:00", "volumes_ml": {"WT": 20.5}}],
     "parameters": {"diffusivity": {**number, "identified": True}},
     "forecasts": [{"horizon_days": 30.0, "core_volume_ml": number, "volume_ml": number}], "warnings": [],
+    "software": {"version": "0.1.0", "settings_digest": "own" if own else "shared", "input_digest": name},
+    "model": {"sha256": "a"},
 }))
 """
 
@@ -75,6 +80,22 @@ def test_a_cohort_goes_on_where_it_stopped(
     assert table[0]["last_WT_ml"] == 20.5
     assert (table[0]["whole_ml_day030_low"], table[1]["whole_ml_day030_low"]) == (1.0, None)
     assert not list((tmp_path / "out").glob(".*.partial"))
+
+
+def test_a_patient_may_have_settings_of_its_own_and_the_table_tells(
+    tmp_path: Path, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "patients" / name).mkdir(parents=True)
+    arguments = [str(tmp_path / "patients"), "-o", str(tmp_path / "out"), "--command", command]
+    assert cohort.main(arguments) == 0
+    assert "ways" not in capfd.readouterr().err
+    (tmp_path / "patients" / "c").mkdir()
+    (tmp_path / "patients" / "c.yaml").touch()
+    assert cohort.main(arguments) == 0
+    assert "made in 2 ways; see software_version, software_settings_digest" in capfd.readouterr().err
+    table = pyarrow.parquet.read_table(tmp_path / "out" / "cohort.parquet").to_pylist()
+    assert [row["software_settings_digest"] for row in table] == ["shared", "shared", "own"]
 
 
 def test_a_folder_without_patients_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.__main__ import main
 from app.settings import OncoTwinSection, SettingsError, load_settings
 
 SHIPPED = Path(__file__).resolve().parents[2] / "app.yaml"
@@ -104,3 +105,35 @@ def test_a_course_is_the_dates_it_says(tmp_path: Path) -> None:
     assert [day.isoformat() for day in weekly.given] == ["2026-01-09", "2026-01-12", "2026-01-13"]
     assert [day.isoformat() for day in daily.given] == ["2026-01-09", "2026-01-10", "2026-01-11"]
     assert [day.isoformat() for day in listed.given] == ["2026-02-02", "2026-02-02", "2026-02-03"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2}]",
+            "oncotwin.treatments",
+        ),
+        (
+            "series_rules: []",
+            "series_rules: [{role: flair, description: flair, visit_date: 2026-03-01}]",
+            "a visit_date in oncotwin.ingest.series_rules",
+        ),
+    ],
+)
+def test_settings_of_one_patient_are_refused_for_any(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], old: str, new: str, key: str
+) -> None:
+    path = written(tmp_path, old, new)
+    arguments = ["-i", str(tmp_path / "none"), "-o", str(tmp_path / "out"), "--config", str(path)]
+    assert main([*arguments, "--any-patient"]) == 2
+    assert f"app.yaml: {key} belongs to one patient" in capfd.readouterr().err
+    # Without it the run goes on, to an input folder that is not there.
+    assert main(arguments) == 3
+    assert "belongs to one patient" not in capfd.readouterr().err
+
+
+def test_a_rule_for_one_series_can_stay_in_shared_settings(tmp_path: Path) -> None:
+    rule = "series_rules: [{role: flair, series_uid: 1.2.3, visit_date: 2026-03-01}]"
+    assert load_settings(written(tmp_path, "series_rules: []", rule)).oncotwin.of_one_patient == ""

@@ -71,6 +71,16 @@ def test_confined(parts: Any) -> None:
     assert {mount["name"] for mount in mounts.values()} <= {volume["name"] for volume in volumes}
 
 
+def test_the_network_policy_is_of_the_pods_that_run() -> None:
+    selected = read("kubernetes/network-policy.yaml")["spec"]["podSelector"]["matchLabels"]
+    run = read("argo/workflow.yaml")["spec"]
+    for metadata in (
+        read("kubernetes/job.yaml")["spec"]["template"]["metadata"],
+        run["templates"][0]["metadata"],
+    ):
+        assert selected.items() <= metadata["labels"].items()
+
+
 def test_the_workflow_calls_the_entry_point() -> None:
     assert workflow()[1]["command"] == COMMAND
 

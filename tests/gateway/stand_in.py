@@ -24,6 +24,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("-i", "-o", "--progress"):
         parser.add_argument(name)
+    # A gateway serves many patients and must say so.
+    parser.add_argument("--any-patient", action="store_true", required=True)
     options = parser.parse_args()
     images = [pydicom.dcmread(path) for path in sorted(Path(options.i).rglob("*.dcm"))]
     latest = max(images, key=lambda image: (image.StudyDate, image.SOPInstanceUID))
