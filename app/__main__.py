@@ -11,7 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
-from app.settings import SettingsError, load_settings, settings_path
+from app.settings import SettingsError, load_settings, settings_path, with_patient
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,9 +63,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="form of the lines on the error output (default: text)",
     )
     parser.add_argument(
+        "--patient-settings",
+        type=Path,
+        help="treatments and series_rules of this patient, beside the settings",
+    )
+    parser.add_argument(
         "--any-patient",
         action="store_true",
-        help="refuse settings that belong to one patient, such as treatments; the gateway and cohorts give this",
+        help="refuse settings for one patient in --config, such as treatments; the gateway and cohorts give this",
     )
     parser.add_argument("--nifti", action="store_true", help="also write every mask and map as NIfTI")
     options = parser.parse_args(arguments)
@@ -130,9 +135,12 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(options.config)
         if options.any_patient and (key := settings.oncotwin.of_one_patient):
             raise SettingsError(
-                f"{options.config.name}: {key} belongs to one patient, while these settings are for any; take it out, "
-                "and run python -m app --config FILE for that patient."
+                f"{options.config.name}: {key} belongs to one patient, while these settings are for any; put it into a "
+                "file of that patient (--patient-settings)."
             )
+        if options.patient_settings:
+            ours = with_patient(settings.oncotwin, options.patient_settings)
+            settings = settings.model_copy(update={"oncotwin": ours})
     except SettingsError as error:
         log.error("%s", error, extra={"failure": {"exit_code": 2}})
         return 2

@@ -1,6 +1,7 @@
 """Many patients: ``python -m app.cohort DIR -o OUT`` runs the application on every folder of DIR and writes one table.
 
-``DIR/NAME.yaml``, where it exists, is the ``app.yaml`` of the patient in ``DIR/NAME``: treatments belong to one patient.
+``DIR/NAME.yaml``, where it exists, holds treatments and series_rules of the patient in ``DIR/NAME`` (``app``'s
+``--patient-settings``).
 A run that was stopped goes on where it was. Needs ``requirements-gateway.txt``.
 """
 
@@ -45,7 +46,7 @@ def process(
 ) -> Outcome:
     """Run one patient on a worker; the results, or a note of the failure, appear in the output folder."""
     own = patient.with_name(f"{patient.name}.yaml")
-    settings = ("--config", str(own)) if own.is_file() else (ANY_PATIENT,)
+    settings = (ANY_PATIENT, "--patient-settings", str(own)) if own.is_file() else (ANY_PATIENT,)
     outcome = run_application(command, patient, output / patient.name, limits, (*extra, *settings))
     note = output / FAILED / f"{patient.name}.json"
     if outcome.succeeded:

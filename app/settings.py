@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from imaging.settings_files import read_settings_file
+
+Model = TypeVar("Model", bound=BaseModel)
+SHIPPED = Path(__file__).resolve().parents[1] / "app.yaml"
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 _SATURDAY = 5
@@ -267,6 +270,13 @@ class OncoTwinSection(_Section):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
+class PatientSettings(_Section):
+    """What belongs to one patient, in a file of its own. ``series_rules`` go before the shared ones."""
+
+    treatments: tuple[Treatment, ...] = ()
+    series_rules: tuple[SeriesRule, ...] = ()
+
+
 class Settings(_Section):
     """The whole of ``app.yaml``."""
 
@@ -277,7 +287,7 @@ class Settings(_Section):
 
 def settings_path(environment: Mapping[str, str]) -> Path:
     """Where the settings are: what ``HOLOSCAN_CONFIG_PATH`` names, else the ``app.yaml`` shipped."""
-    return Path(environment.get("HOLOSCAN_CONFIG_PATH", Path(__file__).resolve().parents[1] / "app.yaml"))
+    return Path(environment.get("HOLOSCAN_CONFIG_PATH", SHIPPED))
 
 
 def load_settings(path: Path) -> Settings:
@@ -286,17 +296,48 @@ def load_settings(path: Path) -> Settings:
     Raises
     ------
     SettingsError
-        If the file cannot be read, is not YAML, or has a key that is unknown or out of range.
+        If the file cannot be read, is not YAML, has a key that is unknown, twice or out of range, or belongs to
+        another release.
     """
+    settings = _checked(Settings, path)
+    release = _checked(Settings, SHIPPED).application.version
+    if settings.application.version != release:
+        raise SettingsError(
+            f"{path.name}: application.version is {settings.application.version}, but this is release {release}; "
+            "compare the file with this release's app.yaml, then write its version."
+        )
+    return settings
+
+
+def with_patient(shared: OncoTwinSection, path: Path) -> OncoTwinSection:
+    """The shared settings with those of one patient.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be used, or both have treatments.
+    """
+    own = _checked(PatientSettings, path)
+    if own.treatments and shared.treatments:
+        raise SettingsError(f"{path.name}: there are treatments in app.yaml too; list all of them here.")
+    ingest = shared.ingest.model_copy(
+        update={"series_rules": (*own.series_rules, *shared.ingest.series_rules)}
+    )
+    treatments = own.treatments or shared.treatments
     try:
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return OncoTwinSection(**{**dict(shared), "ingest": ingest, "treatments": treatments})
+    except ValidationError as error:
+        raise SettingsError(f"{path.name}: {error.errors()[0]['msg']}.") from error
+
+
+def _checked(form: type[Model], path: Path) -> Model:
+    try:
+        return form.model_validate(read_settings_file(path))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML ({type(error).__name__}).") from error
-    try:
-        return Settings.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the document"
         raise SettingsError(f"{path.name}: {key}: {first['msg']}.") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}.") from error

@@ -295,10 +295,11 @@ def labels_on_image(probabilities: Volume4, image: Volume, decide: Decision = mo
     target = image.geometry.canonical()
     labels = np.zeros(target.shape, dtype=np.uint8)
     grid = probabilities[0].geometry
-    tumour = np.argwhere(np.argmax(np.stack([p.array for p in probabilities]), axis=0) > 0)
+    # Some label may be decided where background has less than one half, even if no other is as probable.
+    tumour = np.argwhere(probabilities[0].array < 0.5)
     if len(tumour) == 0:
         return Volume(np.zeros(image.geometry.shape, dtype=np.uint8), image.geometry)
-    # Where background is most probable at all eight neighbours it is in between: only voxels near others are computed.
+    # Where background has more than one half at all eight neighbours it has in between: only voxels near others count.
     near = grid.crop(tumour.min(axis=0) - _AROUND_TUMOUR, tumour.max(axis=0) + 1 + _AROUND_TUMOUR)
     around = target.to_index(near.corners())
     start = np.clip(np.floor(around.min(axis=0)).astype(int), 0, target.shape)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imaging.role_selection import RoleRule
+from imaging.settings_files import read_settings_file
 from twin.settings import DeviceName
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,21 +91,29 @@ def read_configuration(studies: str, conf: Mapping[str, str]) -> Configuration:
     Raises
     ------
     ConfigurationError
-        If ``app.yaml`` cannot be read or a key has a value of the wrong kind.
+        If ``app.yaml`` cannot be read, is of another release, or a key has a value of the wrong kind.
     """
     path = Path(conf.get("config") or ROOT / "app.yaml")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read as YAML ({type(error).__name__}).") from error
+        document = read_settings_file(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}.") from error
     try:
+        version, release = str(document["application"]["version"]), _release()
+        if version != release:
+            raise ConfigurationError(
+                f"{path.name}: application.version is {version}, but this is release {release}; compare the file with "
+                "this release's app.yaml, then write its version."
+            )
         ours = document.get("oncotwin") or {}
         ingest, network = ours.get("ingest") or {}, ours.get("segmentation") or {}
         return Configuration(
             studies=studies,
             state=Path(conf.get("state") or default_state()),
             models=Path(conf.get("models") or ROOT / "models"),
-            version=str(document["application"]["version"]),
+            version=version,
             seed=int(ours.get("seed", 0)),
             visit_gap_hours=float(ingest.get("visit_gap_hours", 4.0)),
             rules=tuple(RoleRule(**rule) for rule in ingest.get("series_rules") or ()),
@@ -116,6 +123,11 @@ def read_configuration(studies: str, conf: Mapping[str, str]) -> Configuration:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{path.name} is not a settings file of OncoTwin ({error}).") from error
+
+
+def _release() -> str:
+    """The version of the code, which stands in the ``app.yaml`` beside it."""
+    return str(read_settings_file(ROOT / "app.yaml")["application"]["version"])
 
 
 def _growth(ours: Mapping[str, Any]) -> GrowthSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,19 +34,18 @@ from segmentation.postprocess import (
     enclosed_by_core,
     entropy_map,
     healthy_looking,
+    in_windows,
     interpret,
     largest_component,
     mean_entropy,
+    nested_labels,
     out_of_family,
     set_background,
     set_necrosis,
 )
-from segmentation.resources import available_bytes, has_native_bfloat16, pick_device
-
-log = logging.getLogger("oncotwin.segmentation")
+from segmentation.resources import available_bytes, bytes_of_crop, has_native_bfloat16, pick_device
 
 GRID_MULTIPLE = 8  # three halvings in the network
-_BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 _WINDOW = 96
 _VARIANTS = (1, 2, 8)
 
@@ -204,13 +202,14 @@ class TumourSegmenter:
         ways = _ways(self.variants)
         region = None if brain_mask is None else brain_mask.bool()
         inputs, box = network_input(self.description, images, region)
-        total = self._sum_of_answers(inputs, ways[:1])
+        limit = self._memory_limit()
+        total = self._sum_of_answers(inputs, ways[:1], limit)
         second = self._second_look(images, total, region, box, shape)
         if second is not None:
             images, region = second
             inputs, box = network_input(self.description, images, region)
-            total = self._sum_of_answers(inputs, ways[:1])
-        others = self._sum_of_answers(inputs, ways[1:])
+            total = self._sum_of_answers(inputs, ways[:1], limit)
+        others = self._sum_of_answers(inputs, ways[1:], limit)
         outputs = (total + others) / len(ways)
         found = self._brain(outputs, box, shape)
         if region is None and found is not None and found.any():
@@ -231,6 +230,9 @@ class TumourSegmenter:
             apart = (interpret(answer, self.description)[1] for answer in (total, others / (len(ways) - 1)))
             agreed = agreement(*apart, kept[box] > 0)
         reasons = out_of_family(self.description, uncertainty, agreed, found, bool(kept.any()))
+        needed = max(bytes_of_crop(_padded(inputs.shape[1:], way.offset)) for way in ways)
+        if needed > limit:
+            reasons = (*reasons, in_windows(needed, limit))
         return SegmentationResult(
             probabilities, kept, uncertainty, missing, entropy, agreed, found, doubts + reasons
         )
@@ -265,7 +267,8 @@ class TumourSegmenter:
         """Labels of an image's voxels from probabilities interpolated there.
 
         Where the image is finer than the network's grid, and the model lets the patient's own intensities be heard,
-        they decide at the tumour core; see `segmentation.finer_labels`.
+        they decide at the tumour core; see `segmentation.finer_labels`. A model of nested regions has each region where
+        it is more likely than not, which the most probable of four labels is not.
 
         Parameters
         ----------
@@ -283,6 +286,9 @@ class TumourSegmenter:
         """
         if self.description.patient_model and math.prod(spacing_mm) < self.description.spacing_mm**3:
             return finer_labels(expected, image, spacing_mm)
+        if self.description.head == "regions":
+            background, necrosis, _, enhancing = torch.from_numpy(expected)
+            return nested_labels(1 - background, necrosis + enhancing, enhancing).numpy()
         return expected.argmax(axis=0).astype(np.uint8)
 
     def prepared(self, images: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor | None]:
@@ -306,7 +312,9 @@ class TumourSegmenter:
         """
         shape = checked_shape(self.description, images, None)
         inputs, box = network_input(self.description, images, None)
-        second = self._second_look(images, self._sum_of_answers(inputs, _ways(1)), None, box, shape)
+        second = self._second_look(
+            images, self._sum_of_answers(inputs, _ways(1), self._memory_limit()), None, box, shape
+        )
         return (images, None) if second is None else second
 
     def _second_look(
@@ -332,34 +340,34 @@ class TumourSegmenter:
         return brain
 
     @torch.inference_mode()
-    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[_Way]) -> Tensor:
+    def _sum_of_answers(self, inputs: Tensor, ways: Sequence[_Way], limit: float) -> Tensor:
         """Sum of the activated outputs (C, I, J, K) by several ways, for normalised inputs of any size."""
         total = torch.zeros(self.description.channels_out, *inputs.shape[1:])
         for way in ways:
             seen = without_distrusted(self.description, inputs) if way.distrustful else inputs
-            answer = self._at_offset(seen.flip(1) if way.mirrored else seen, way.offset)
+            answer = self._at_offset(seen.flip(1) if way.mirrored else seen, way.offset, limit)
             total += answer.flip(1) if way.mirrored else answer
         return total
 
-    def _at_offset(self, inputs: Tensor, offset: int) -> Tensor:
+    def _at_offset(self, inputs: Tensor, offset: int, limit: float) -> Tensor:
         """The answer for images pushed `offset` voxels along each axis of the network's raster."""
         size = inputs.shape[1:]
         padding = [p for n in reversed(size) for p in (offset, -(n + offset) % GRID_MULTIPLE)]
         padded = functional.pad(inputs[None], padding, mode="replicate").to(self.device)
         padded = padded.contiguous(memory_format=torch.channels_last_3d)
-        outputs = self._activated(padded)[0]
+        outputs = self._activated(padded, limit)[0]
         crop = (slice(None), *(slice(offset, offset + n) for n in size))
         return outputs[crop].float().cpu()
 
-    def _activated(self, inputs: Tensor) -> Tensor:
-        limit = self.memory_bytes if self.memory_bytes is not None else 0.6 * available_bytes(self.device)
+    def _memory_limit(self) -> float:
+        """Bytes that one crop may take."""
+        return 0.6 * available_bytes(self.device) if self.memory_bytes is None else self.memory_bytes
+
+    def _activated(self, inputs: Tensor, limit: float) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
-            if math.prod(inputs.shape[2:]) * _BYTES_PER_VOXEL <= limit:
+            if bytes_of_crop(inputs.shape[2:]) <= limit:
                 outputs = self._network(inputs)
             else:
-                log.info(
-                    "not enough memory for one crop of %s voxels: sliding window", tuple(inputs.shape[2:])
-                )
                 outputs = SlidingWindowInferer(roi_size=_WINDOW, overlap=0.5, mode="gaussian")(
                     inputs, self._network
                 )
@@ -367,6 +375,11 @@ class TumourSegmenter:
         if self.description.head == "regions":
             return outputs.sigmoid()
         return torch.cat([outputs[:, :4].softmax(1), outputs[:, 4:].sigmoid()], dim=1)
+
+
+def _padded(size: Sequence[int], offset: int) -> tuple[int, ...]:
+    """Size of images pushed ``offset`` voxels along each axis and filled up to the network's raster."""
+    return tuple(n + offset + -(n + offset) % GRID_MULTIPLE for n in size)
 
 
 def _ways(variants: int) -> list[_Way]:

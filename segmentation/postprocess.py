@@ -31,11 +31,16 @@ def interpret(outputs: Tensor, description: ModelDescription) -> tuple[Tensor, T
     core = torch.maximum(core, enhancing)
     whole = torch.maximum(whole, core)
     probabilities = torch.stack([1 - whole, core - enhancing, whole - core, enhancing])
+    return probabilities, nested_labels(whole, core, enhancing)
+
+
+def nested_labels(whole: Tensor, core: Tensor, enhancing: Tensor) -> Tensor:
+    """Labels (...) of nested regions: each where its probability exceeds one half, the inner ones over the outer."""
     labels = torch.zeros(whole.shape, dtype=torch.uint8)
-    labels[whole > 0.5] = 2
-    labels[core > 0.5] = 1
-    labels[enhancing > 0.5] = 3
-    return probabilities, labels
+    labels[whole > 0.5] = _ED
+    labels[core > 0.5] = _NCR
+    labels[enhancing > 0.5] = _ET
+    return labels
 
 
 def largest_component(mask: Tensor) -> Tensor:
@@ -202,6 +207,14 @@ def agreement(one: Tensor, other: Tensor, kept: Tensor) -> float:
         return 1.0
     first, second = (drop_parts_not_found(labels, kept) > 0 for labels in (one, other))
     return float(2 * (first & second).sum() / (first.sum() + second.sum()).clamp(min=1))
+
+
+def in_windows(needed: float, free: float) -> str:
+    """That the network saw the images in parts, for want of memory (bytes): it answers otherwise then."""
+    return (
+        f"The images were segmented in windows, since one crop needs {needed / 1e9:.2f} GB of memory and "
+        f"{free / 1e9:.2f} may be used; the network answers otherwise then, so give it more memory and run again."
+    )
 
 
 def out_of_family(

@@ -1,7 +1,9 @@
-"""What the machine offers: device, free memory, native bfloat16."""
+"""What the machine offers, device, free memory, native bfloat16, and how much of it the network takes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from segmentation.errors import ModelError
 
 _CGROUP = Path("/sys/fs/cgroup")
+_BYTES_PER_VOXEL = 500  # SegResNet with 16 filters in float32: 380 measured, and a margin
 
 
 def pick_device(name: str) -> torch.device:
@@ -34,6 +37,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def bytes_of_crop(size: Sequence[int]) -> int:
+    """Memory that the network takes for a crop of so many voxels along each axis."""
+    return math.prod(size) * _BYTES_PER_VOXEL
+
+
 def available_bytes(device: torch.device) -> int:
     """Memory free on the device: of the GPU, or of this container (cgroup v2) or machine."""
     if device.type == "cuda":
@@ -48,8 +56,17 @@ def available_bytes(device: torch.device) -> int:
         ]
     limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        free.append(int(limit.read_text()) - int(used.read_text()))
+        free.append(int(limit.read_text()) - int(used.read_text()) + _cached_files())
     return min(free) if free else 4 << 30
+
+
+def _cached_files() -> int:
+    """Bytes of file cache that the container's use counts and the kernel gives back when they are needed."""
+    statistics = _CGROUP / "memory.stat"
+    if not statistics.is_file():
+        return 0
+    entries = dict(line.split() for line in statistics.read_text().splitlines())
+    return int(entries.get("inactive_file", 0)) + int(entries.get("active_file", 0))
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

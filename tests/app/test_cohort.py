@@ -18,12 +18,12 @@ STAND_IN = """
 import argparse, json, sys
 from pathlib import Path
 parser = argparse.ArgumentParser()
-for name in ("-i", "-o", "--progress", "--config"): parser.add_argument(name)
-parser.add_argument("--any-patient", action="store_true")
+for name in ("-i", "-o", "--progress", "--patient-settings"): parser.add_argument(name)
+parser.add_argument("--any-patient", action="store_true", required=True)
 options = parser.parse_args()
 name = Path(options.i).name
-own = options.config is not None and Path(options.config).name == name + ".yaml"
-assert own != options.any_patient
+own = options.patient_settings is not None
+assert not own or Path(options.patient_settings).name == name + ".yaml"
 with open(Path(options.i).parent.parent / "calls", "a") as calls: calls.write(name + "\\n")
 if "bad" in name:
     failure = {"event": "failure", "exit_code": 3, "reason": "empty_input", "message": "No files."}

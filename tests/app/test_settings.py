@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
-from app.settings import OncoTwinSection, SettingsError, load_settings
+from app.settings import OncoTwinSection, SettingsError, load_settings, with_patient
 
 SHIPPED = Path(__file__).resolve().parents[2] / "app.yaml"
 
@@ -137,3 +137,59 @@ def test_settings_of_one_patient_are_refused_for_any(
 def test_a_rule_for_one_series_can_stay_in_shared_settings(tmp_path: Path) -> None:
     rule = "series_rules: [{role: flair, series_uid: 1.2.3, visit_date: 2026-03-01}]"
     assert load_settings(written(tmp_path, "series_rules: []", rule)).oncotwin.of_one_patient == ""
+
+
+TWICE = """
+  treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2}]
+  treatments: [{kind: chemotherapy, dates: [2026-01-12], dose: 75, half_life_hours: 1.8}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\n  treatments: []\n", TWICE),
+        (
+            "treatments: []",
+            "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2.0, dose_gy: 1.8}]",
+        ),
+    ],
+)
+def test_what_is_written_twice_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"the key (treatments|dose_gy) is there twice, in line \d+ again"
+    ):
+        load_settings(written(tmp_path, old, new))
+
+
+def test_settings_of_another_release_are_refused(tmp_path: Path) -> None:
+    version = load_settings(SHIPPED).application.version
+    with pytest.raises(SettingsError, match=rf"version is 0\.0\.7, but this is release {version}"):
+        load_settings(written(tmp_path, f"version: {version}", "version: 0.0.7"))
+
+
+def test_a_patients_file_adds_treatments_and_goes_before_shared_rules(tmp_path: Path) -> None:
+    shared = load_settings(
+        written(tmp_path, "series_rules: []", "series_rules: [{role: flair, series_number: 3}]")
+    ).oncotwin
+    own = tmp_path / "anna.yaml"
+    own.write_text(
+        "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2}]\n"
+        "series_rules: [{role: none, series_number: 3, visit_date: 2026-03-01}]\n"
+    )
+    both = with_patient(shared, own)
+    assert [rule.role for rule in both.ingest.series_rules] == ["none", "flair"]
+    assert [entry.kind for entry in both.treatments] == ["radiotherapy"]
+    assert both.twin == shared.twin
+    assert both.digest != shared.digest
+    with pytest.raises(SettingsError, match=r"treatments in app\.yaml too"):
+        with_patient(both, own)
+    own.write_text("twin: {grid_mm: 2}\n")
+    with pytest.raises(SettingsError, match=r"anna\.yaml: twin"):
+        with_patient(shared, own)
+    own.write_text(
+        "treatments: [{kind: radiotherapy, dates: [2026-01-12], dose_gy: 2, alpha_beta: 3}, "
+        "{kind: radiotherapy, dates: [2026-02-12], dose_gy: 2, alpha_beta: 10}]\n"
+    )
+    with pytest.raises(SettingsError, match="one alpha_beta"):
+        with_patient(shared, own)

@@ -71,14 +71,18 @@ def test_confined(parts: Any) -> None:
     assert {mount["name"] for mount in mounts.values()} <= {volume["name"] for volume in volumes}
 
 
-def test_the_network_policy_is_of_the_pods_that_run() -> None:
+def test_the_network_policy_is_of_the_jobs_pods() -> None:
     selected = read("kubernetes/network-policy.yaml")["spec"]["podSelector"]["matchLabels"]
-    run = read("argo/workflow.yaml")["spec"]
-    for metadata in (
-        read("kubernetes/job.yaml")["spec"]["template"]["metadata"],
-        run["templates"][0]["metadata"],
-    ):
-        assert selected.items() <= metadata["labels"].items()
+    assert selected.items() <= read("kubernetes/job.yaml")["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_argos_sidecar_reaches_kubernetes() -> None:
+    """Without a mounted token the executor must name an account, and its pod must have a network."""
+    selected = read("kubernetes/network-policy.yaml")["spec"]["podSelector"]["matchLabels"]
+    spec = read("argo/workflow.yaml")["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["executor"]["serviceAccountName"]
+    assert not selected.items() <= spec["templates"][0]["metadata"]["labels"].items()
 
 
 def test_the_workflow_calls_the_entry_point() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from segmentation.bundle import ROLES, load_bundle
 from segmentation.errors import ModelError
 from segmentation.inference import TumourSegmenter
 from segmentation.postprocess import drop_small_components
+from segmentation.resources import available_bytes
 from segmentation.transforms import normalise_nonzero
 from tests.segmentation.fixed_network import Fixed, description, fixed, with_brain
 
@@ -60,6 +62,26 @@ def test_regions_become_nested_labels(order: tuple[str, ...], images: Images) ->
     assert int(result.labels[20, 18, 15]) == 1
 
 
+@pytest.mark.parametrize(
+    ("core", "whole", "enhancing", "label"),
+    [
+        (0.55, 0.60, 0.35, 1),
+        (0.60, 0.95, 0.30, 1),
+        (0.80, 0.99, 0.42, 1),
+        (0.30, 0.60, 0.10, 2),
+        (0.70, 0.80, 0.60, 3),
+    ],
+)
+def test_a_region_is_where_it_is_more_likely_than_not_on_images_too(
+    core: float, whole: float, enhancing: float, label: int
+) -> None:
+    """The most probable of four labels is another rule: it finds background, oedema or rim in the first three."""
+    segmenter = fixed(lambda x: x[:, :3], head="regions", region_order=("WT", "TC", "ET"))
+    expected = np.array([1 - whole, core - enhancing, whole - core, enhancing], np.float32)
+    expected = expected[:, None, None, None]
+    assert segmenter.labels_of_image(expected, np.zeros((1, 1, 1), np.float32), (1, 1, 1)).item() == label
+
+
 def test_probabilities_sum_to_one_and_have_the_grid_of_the_images(
     make_labels_bundle: Callable[..., Path], images: Images
 ) -> None:
@@ -94,6 +116,19 @@ def test_sliding_window_covers_images_larger_than_a_window(images: Images) -> No
     whole = TumourSegmenter(description(), Fixed(logits), torch.device("cpu"), memory_bytes=1 << 40)(large)
     window = TumourSegmenter(description(), Fixed(logits), torch.device("cpu"), memory_bytes=0)(large)
     assert torch.allclose(whole.probabilities, window.probabilities, atol=1e-4)
+    # Most networks do have context: what was seen in windows is doubted.
+    assert not any("windows" in reason for reason in whole.out_of_family)
+    assert any("segmented in windows" in reason for reason in window.out_of_family), window.out_of_family
+
+
+def test_cached_files_count_as_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container that has read gigabytes of images has not used up its memory."""
+    monkeypatch.setattr("segmentation.resources._CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    (tmp_path / "memory.current").write_text("1000000000\n")
+    used = available_bytes(torch.device("cpu"))
+    (tmp_path / "memory.stat").write_text("anon 300000000\nactive_file 200000000\ninactive_file 500000000\n")
+    assert (used, available_bytes(torch.device("cpu"))) == (73741824, 773741824)
 
 
 def test_missing_roles_are_named_and_their_channel_is_zero(images: Images) -> None:
