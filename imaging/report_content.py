@@ -324,6 +324,13 @@ class ReportContent:
     treatments: tuple[str, ...] = ()
 
     @property
+    def registration_metrics(self) -> tuple[str, ...]:
+        """Measures of similarity that the registrations of series and of visits state, each once."""
+        qualities = [quality for visit in self.visits for quality in visit.series_registration.values()]
+        qualities += [visit.registration for visit in self.visits if visit.registration is not None]
+        return tuple(sorted({quality.metric for quality in qualities}))
+
+    @property
     def skill_sentences(self) -> tuple[str, ...]:
         """Whether the model has forecast better than simple rules, in words; empty when nothing was modelled."""
         if self.calibration is None:

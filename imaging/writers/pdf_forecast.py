@@ -267,9 +267,7 @@ def _quality(page: Page, content: ReportContent, y: float) -> float:
 
 
 def _quality_note(content: ReportContent) -> str:
-    qualities = [quality for visit in content.visits for quality in visit.series_registration.values()]
-    qualities += [visit.registration for visit in content.visits if visit.registration is not None]
-    metrics = sorted({quality.metric for quality in qualities})
+    metrics = content.registration_metrics
     note = f"Similarity: {', '.join(metrics)}. " if metrics else "No registration was needed. "
     if content.calibration is not None:
         samples = content.calibration.effective_samples

@@ -138,8 +138,7 @@ def _qualitative_evaluations(content: ReportContent) -> sr.ContainerContentItem:
     ]
     if content.calibration is not None:
         texts.append((codes.VERDICT_TEXT, content.calibration.verdict))
-    metrics = {visit.registration.metric for visit in content.visits if visit.registration is not None}
-    texts += [(codes.REGISTRATION_METRIC_TEXT, metric) for metric in sorted(metrics)]
+    texts += [(codes.REGISTRATION_METRIC_TEXT, metric) for metric in content.registration_metrics]
     texts += [(codes.TREATMENT_TEXT, treatment) for treatment in content.treatments]
     texts += [(codes.SKILL_TEXT, sentence) for sentence in content.skill_sentences]
     if content.conformal is not None:

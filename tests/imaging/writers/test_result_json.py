@@ -118,6 +118,19 @@ def test_a_document_that_lacks_something_is_not_written(path: tuple, document: d
     assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    "moment", ["2024-03-01", "2024-03-01T09:30:15Z", "2024-03-01T09:30:15+01:00", "soon"]
+)
+def test_a_visit_has_a_local_time_without_an_offset(moment: str, document: dict, tmp_path: Path) -> None:
+    """The format "date-time" of JSON Schema demands an offset (RFC 3339), which images do not state."""
+    assert '"format"' not in json.dumps(result_schema())
+    document["visits"][0]["date"] = "2024-03-01T09:30:15.250000"
+    write_result(tmp_path / "result.json", document)
+    document["visits"][0]["date"] = moment
+    with pytest.raises(jsonschema.ValidationError):
+        write_result(tmp_path / "other.json", document)
+
+
 def test_not_a_number_is_not_written(document: dict, tmp_path: Path) -> None:
     document["visits"][0]["volumes_ml"]["TC"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):

@@ -190,6 +190,13 @@ def test_every_other_outcome_is_a_valid_report_that_says_so(
         "not_explained": "OT1425",
     }
     assert said.CodeValue == expected[status.value]
+    # Registrations of series are there at one visit too, and numbers need the name of what they measure.
+    measures = [
+        item.TextValue
+        for item in container.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "OT1506"
+    ]
+    assert measures == [patients.QUALITY.metric]
 
 
 # A minute each for PixelMed: the outcome with every kind of group always, the others in the slow suite.
