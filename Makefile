@@ -14,14 +14,14 @@ demo label gateway real train: export GLIBC_TUNABLES := $(shell sed -n 's/^ARG K
 comma := ,
 
 .PHONY: gateway sbom audit lock wheelhouse image-base image-orthanc image image-services image-gpu image-run image-sizes image-check image-check-all
-.PHONY: help demo label test test-all lint real train clean system-tools
+.PHONY: help demo label test test-all lint real train clean distclean system-tools
 
 help:
 	@echo "make demo      a virtual two-visit patient as DICOM, through the whole application, on CPU"
 	@echo "make label STUDIES=FOLDER   MONAI Label server on this machine, for 3D Slicer and OHIF"
 	@echo "make test      linters, types, room borders and tests"
 	@echo "make test-all  the same with the slow suite"
-	@echo "make real      the application on the real cases beside the repository, where they exist"
+	@echo "make real      the application on real cases of yours: CASES=FOLDER (docs/real-cases.md)"
 	@echo "make gateway   the PACS gateway, settings by CONFIG=gateway.yaml"
 	@echo "make image     the MONAI Application Package; make image-run IN=… OUT=… runs it"
 	@echo "make audit     known vulnerabilities of what the locks pin"
@@ -95,14 +95,15 @@ test-all: $(VENV)/.development $(VENV)/.kernels system-tools lint
 	$(PYTEST) -m "not image"
 
 real: $(VENV)/.development
-	$(BIN)/python -m benchmarks.real_cases --cases ../shared/cases -o out/real
+	@test -n "$(CASES)" || { echo "Say where the cases are: make real CASES=FOLDER (docs/real-cases.md)"; exit 2; }
+	$(BIN)/python -m benchmarks.real_cases --cases "$(CASES)" -o out/real
 
 train: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
-	$(BIN)/python -m training.train --preset cpu --out build/training $(if $(wildcard build/training/checkpoint.pt),--resume)
+	$(BIN)/python -m training.train --preset cpu --out build/train $(if $(wildcard build/train/checkpoint.pt),--resume)
 
-# The locks are kept in the repository; make lock after a change of requirements*.txt. This machine's pip may be set to
-# prefer a build of torch for the CPU; the public index has CUDA's.
+# The locks are kept in the repository; make lock after a change of requirements*.txt. The first needs an index with torch's
+# build for the CPU (docs/deployment.md), the second the public one, which has CUDA's.
 lock: $(VENV)/.product
 	$(BIN)/python -m container.lock requirements.txt -o requirements.lock
 	PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= $(BIN)/python -m container.lock requirements.txt --like requirements.lock \
@@ -190,4 +191,8 @@ image-check-all: $(VENV)/.development
 	$(BIN)/python -m pytest -m image
 
 clean:
-	rm -rf $(DEMO) out build
+	rm -rf $(DEMO)
+
+# Everything that was computed too: trained weights, rows of benchmarks, wheels.
+distclean: clean
+	rm -rf out build

@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> int:
         except ValueError as error:
             parser.exit(2, f"{error}\n")
         asked.learn_conformal.write_text(json.dumps(learned, indent=2) + "\n", "utf-8")
+    if asked.page:
+        command += f" --page {shlex.quote(str(asked.page))}"
     document = report.write(plan, command, asked.out, asked.page)
     for name, score in document["scenarios"].items():
         shares = "  ".join(f"{mask} {score[mask]['all']['value']:.3f}" for mask in ("whole", "core"))

@@ -30,14 +30,14 @@ def coverage_by_scenario(scores: Mapping[str, Any], target: tuple[float, float],
     axes.axvspan(*target, color="#d7ecd9", label=f"target {target[0]:.2f} to {target[1]:.2f}")
     places = np.arange(len(names))[::-1].astype(float)
     for mask, colour, offset in (("whole", _BLUE, 0.14), ("core", _ORANGE, -0.14)):
-        shares = [scores[name][mask]["all"] for name in names]
+        shares = [scores[name][mask]["accepted"] for name in names]
         values = np.array([share["value"] for share in shares])
         reach = np.abs(np.array([share["wilson95"] for share in shares]).T - values)
         axes.errorbar(
             values, places + offset, xerr=reach, fmt="o", color=colour, capsize=3, label=f"{mask} volume"
         )
     axes.set_yticks(places, [SCENARIOS[name].title for name in names])
-    axes.set_xlabel("share of patients whose volume lies in the 95 % interval")
+    axes.set_xlabel("share of accepted patients whose volume lies in the 95 % interval")
     axes.set_xlim(min(0.55, *axes.get_xlim()), 1.01)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8, frameon=False)
     axes.grid(axis="x", alpha=0.3)

@@ -242,9 +242,9 @@ def _coverage_table(scores: Mapping[str, Any]) -> str:
     lines = []
     for score in scores.values():
         whole, core = score["whole"], score["core"]
-        cells = [score["title"], str(whole["all"]["of"])]
+        cells = [score["title"], str(whole["accepted"]["of"])]
         for part in (whole, core):
-            cells += [_share(part["all"]), part["judgement"], _number(part["width"], ".1f")]
+            cells += [_share(part["accepted"]), part["judgement"], _number(part["width"], ".1f")]
         lines.append([*cells, _share(whole["without_factor"]), _share(core["without_factor"])])
     head = ["scenario", "n", "whole", "verdict", "width", "core", "verdict", "width"]
     return _table([*head, "whole, no factor", "core, no factor"], lines)
@@ -289,13 +289,11 @@ def _refusal_table(scores: Mapping[str, Any]) -> str:
         accepted, unexplained = outcome.pop("accepted", 0), outcome.pop("not explained", 0)
         errors = ", ".join(f"{count} {code}" for code, count in sorted(outcome.items())) or "none"
         groups = [
-            _share(score[mask][group])
-            for group in ("accepted", "not_explained")
-            for mask in ("whole", "core")
+            _share(score[mask][group]) for group in ("not_explained", "all") for mask in ("whole", "core")
         ]
         lines.append([score["title"], str(accepted), str(unexplained), errors, *groups])
-    head = ["scenario", "accepted", "not explained", "errors", "whole, accepted", "core, accepted"]
-    return _table([*head, "whole, not explained", "core, not explained"], lines)
+    head = ["scenario", "accepted", "not explained", "errors", "whole, not explained", "core, not explained"]
+    return _table([*head, "whole, all", "core, all"], lines)
 
 
 def _parameter_table(scores: Mapping[str, Any]) -> str:
@@ -362,7 +360,7 @@ def _ended_words(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _target_words(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Which promises hold at which horizon, whole tumour."""
+    """Which promises hold at which horizon."""
     said = []
     checks = (
         ("median volume error below 15 %", lambda p: p["error"] < PROMISED["error"]),
@@ -376,12 +374,12 @@ def _target_words(entries: Sequence[Mapping[str, Any]]) -> str:
     for words, holds in checks:
         parts = []
         for mask in reversed(MASKS):
-            days = [f"{entry['days']:g}" for entry in entries if holds(entry[mask])]
-            parts.append(
-                f"{mask} tumour at {', '.join(days)} days" if days else f"{mask} tumour at no horizon"
-            )
+            met = [f"{entry['days']:g}" for entry in entries if holds(entry[mask])]
+            missed = [f"{entry['days']:g}" for entry in entries if not holds(entry[mask])]
+            found = ("met at", met), ("missed at", missed)
+            parts.append(f"{mask} tumour " + ", ".join(f"{how} {', '.join(d)} days" for how, d in found if d))
         said.append(f"- {words}: {'; '.join(parts)}.")
-    return "Promised, and kept:\n\n" + "\n".join(said) if entries else ""
+    return "Promised, and the horizons at which it holds:\n\n" + "\n".join(said) if entries else ""
 
 
 def _conformal_table(learned: Mapping[str, Learned]) -> str:
