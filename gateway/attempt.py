@@ -14,11 +14,15 @@ from app.engine import ANY_PATIENT, Outcome, RunLimits, run_application
 from gateway.examination import Examination, examine
 from gateway.folders import remove, snapshot
 from gateway.priors import fetch_images, fetch_priors
-from gateway.rules import takes
+from gateway.rules import roles_of_priors, takes
 from gateway.settings import PriorsSection, RuleSection
+from gateway.web import what_failed
 
 IGNORED = "ignored"
 RESULTS = "results"
+CLUSTER_LOST = "cluster_lost"
+# Not the study's fault: the archive, the disk or the cluster failed.
+_SETBACKS = frozenset({"priors_unavailable", "disk", CLUSTER_LOST})
 _IMAGES_MISSING = Outcome(
     3,
     "images_missing",
@@ -60,38 +64,46 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of an attempt, and the seconds it took."""
+    """What became of an attempt, the seconds it took, and why priors were left out, one reason each."""
 
     outcome: Outcome
     seconds: float
+    priors_left_out: tuple[str, ...] = ()
 
     @property
     def is_ignored(self) -> bool:
         """Whether no rule takes the study."""
         return self.outcome.reason == IGNORED
 
+    @property
+    def is_setback(self) -> bool:
+        """Whether something around the study failed, which counts as no attempt at it."""
+        return self.outcome.reason in _SETBACKS
+
 
 def perform(assignment: Assignment) -> Report:
     """Examine the study, fetch the priors, run the application; a result that is there already is kept."""
     begun = time.monotonic()
+    left_out: list[str] = []
     try:
-        outcome = _outcome(assignment)
-    except requests.RequestException:
-        outcome = Outcome(1, "priors_unavailable", "The archive of prior studies does not answer.")
+        outcome = _outcome(assignment, left_out)
+    except requests.RequestException as error:
+        sentence = f"The archive of prior studies fails ({what_failed(error)}); see `priors` in the settings, or wait."
+        outcome = Outcome(1, "priors_unavailable", sentence)
     except FileNotFoundError:
         outcome = Outcome(3, "files_gone", "Files of the study were deleted; send it again.")
     except OSError as error:
         outcome = Outcome(7, "disk", f"The work folder cannot be used ({error.strerror}).")
-    return Report(outcome, time.monotonic() - begun)
+    return Report(outcome, time.monotonic() - begun, tuple(left_out))
 
 
-def _outcome(assignment: Assignment) -> Outcome:
+def _outcome(assignment: Assignment, left_out: list[str]) -> Outcome:
     if (assignment.folder / RESULTS).exists():
         return Outcome(0)
     assignment.folder.mkdir(parents=True, exist_ok=True)
     source = assignment.folder / "input"
     if not source.exists():
-        refusal = _gather(assignment, source)
+        refusal = _gather(assignment, source, left_out)
         if refusal is not None:
             return refusal
     trial = assignment.folder / f".attempt-{secrets.token_hex(8)}"
@@ -110,8 +122,8 @@ def _outcome(assignment: Assignment) -> Outcome:
     return outcome
 
 
-def _gather(assignment: Assignment, source: Path) -> Outcome | None:
-    """Make the input of the job, once: later attempts run on the same files."""
+def _gather(assignment: Assignment, source: Path, left_out: list[str]) -> Outcome | None:
+    """Make the input of the job, once: later attempts run on the same files. Adds why priors were left out."""
     aside = assignment.folder / f".input-{secrets.token_hex(8)}"
     try:
         snapshot(assignment.inbox, assignment.instances, aside / "study")
@@ -126,9 +138,19 @@ def _gather(assignment: Assignment, source: Path) -> Outcome | None:
         objection = takes(assignment.rules, study)
         if objection:
             return Outcome(3, IGNORED, f"Not for us: {objection}.")
+        if study.refusal:
+            reason, sentence = study.refusal
+            return Outcome(3, reason, sentence)
         if assignment.priors is not None and assignment.priors.max_studies:
             (aside / "priors").mkdir()
-            fetch_priors(assignment.priors, assignment.study_uid, study, aside / "priors")
+            left_out += fetch_priors(
+                assignment.priors,
+                assignment.study_uid,
+                study,
+                roles_of_priors(assignment.rules, study),
+                aside / "priors",
+                assignment.limits.memory_gb,
+            )
         aside.rename(source)
         return None
     finally:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pydicom
 import requests
+from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
@@ -20,7 +21,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 from gateway.commitment import Commitments, Request
 from gateway.receiver import client_context
 from gateway.settings import StoreDestination, StowDestination
-from gateway.web import dicomweb, value
+from gateway.web import dicomweb, every_page, value, what_failed
 
 _SOP_INSTANCE_UID = "00080018"
 _SUCCESS_OR_WARNING = (0x0000, 0xB000, 0xB006, 0xB007)
@@ -32,12 +33,17 @@ class DeliveryError(Exception):
     """The destination did not take everything; the message is for people and holds no patient data."""
 
 
+class Undeliverable(DeliveryError):
+    """The destination never takes some of the objects, as it is set up now; the others are there."""
+
+
 @dataclass(frozen=True)
 class ResultObject:
     """One object of a result: where it is and what identifies it."""
 
     path: Path
     study_uid: str
+    series_uid: str
     sop_uid: str
     sop_class: str
 
@@ -45,11 +51,10 @@ class ResultObject:
 def objects_of(results: Path) -> list[ResultObject]:
     """The DICOM objects of a results folder."""
     found = []
+    identity = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
     for path in sorted(results.glob("*.dcm")):
-        header = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID", "SOPClassUID"]
-        )
-        found.append(ResultObject(path, header.StudyInstanceUID, header.SOPInstanceUID, header.SOPClassUID))
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=identity)
+        found.append(ResultObject(path, *(str(header[keyword].value) for keyword in identity)))
     return found
 
 
@@ -68,6 +73,8 @@ def deliver(
 
     Raises
     ------
+    Undeliverable
+        When the destination does not take some of the objects: another attempt will not help.
     DeliveryError
         When some could not be delivered; to be tried again.
     """
@@ -80,11 +87,8 @@ def _by_stow(objects: Sequence[ResultObject], destination: StowDestination) -> i
     client = dicomweb(destination)
 
     def present() -> set[str]:
-        return {
-            value(item, _SOP_INSTANCE_UID)
-            for study in {item.study_uid for item in objects}
-            for item in client.search_for_instances(study)
-        }
+        series = sorted({(item.study_uid, item.series_uid) for item in objects})
+        return {uid for study_uid, series_uid in series for uid in _held(client, study_uid, series_uid)}
 
     try:
         there = present()
@@ -93,16 +97,27 @@ def _by_stow(objects: Sequence[ResultObject], destination: StowDestination) -> i
             client.store_instances([_dataset(item)])
         there = present()
     except (requests.RequestException, ValueError) as error:
-        # The text of the error may quote the answer: its kind must do.
-        raise DeliveryError(
-            f"The destination did not answer as it should ({type(error).__name__})."
-        ) from error
+        raise DeliveryError(f"The destination did not answer as it should ({what_failed(error)}).") from error
     lost = sum(item.sop_uid not in there for item in objects)
     if lost:
         raise DeliveryError(
             f"The destination accepted the results but lacks {lost} of {len(objects)} objects."
         )
     return len(missing)
+
+
+def _held(client: DICOMwebClient, study_uid: str, series_uid: str) -> set[str]:
+    """Instances of one of our series, which are few: of a whole study an archive may give the first page only."""
+    try:
+        found = every_page(
+            lambda offset: client.search_for_instances(study_uid, series_uid, offset=offset or None),
+            _SOP_INSTANCE_UID,
+        )
+    except requests.HTTPError as error:
+        if error.response is not None and error.response.status_code == requests.codes.not_found:
+            return set()  # some archives say so of a series that they do not have yet
+        raise
+    return {value(item, _SOP_INSTANCE_UID) for item in found}
 
 
 def _by_store(
@@ -118,12 +133,19 @@ def _by_store(
     association = entity.associate(
         destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls
     )
+    offered = {str(context.abstract_syntax) for context in association.accepted_contexts}
     if not association.is_established:
+        if association.rejected_contexts and not offered:
+            raise _not_taken(objects)
         raise DeliveryError("The destination refused or did not answer the association.")
+    taken = [item for item in objects if item.sop_class in offered]
+    lacking = [item for item in objects if item.sop_class not in offered]
     transaction_uid = commitments.begin()
     request = Request(association, commitments, transaction_uid)
     try:
-        _store(association, objects)
+        _store(association, taken)
+        if lacking:
+            raise _not_taken(lacking)
         if not request.is_offered or not request.send((item.sop_class, item.sop_uid) for item in objects):
             if destination.storage_commitment == "required":
                 raise DeliveryError("The destination does not offer storage commitment, which is required.")
@@ -146,6 +168,14 @@ def _store(association: Association, objects: Sequence[ResultObject]) -> None:
         if status not in _SUCCESS_OR_WARNING:
             told = "no status" if status is None else f"status {status:#06x}"
             raise DeliveryError(f"The destination answered {told}.")
+
+
+def _not_taken(objects: Sequence[ResultObject]) -> Undeliverable:
+    names = " and ".join(sorted({UID(item.sop_class).name for item in objects}))
+    return Undeliverable(
+        f"The destination does not accept {names}, {len(objects)} objects: add it there and retry the job, or let the "
+        "results go by STOW-RS or to another archive."
+    )
 
 
 def _committed(

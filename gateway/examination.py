@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from app.engine import Outcome, RunLimits, confined
@@ -29,30 +30,44 @@ class Examination:
 
     Parameters
     ----------
-    patient_id, issuer : str
-        Who the patient is.
-    date : str
-        Date of the last visit, YYYYMMDD.
     modalities : tuple of str
         Modalities of all series.
     descriptions : tuple of str
         Study and Series Descriptions.
-    roles : tuple of str
-        Contrasts the ingest found.
-    refused : int
-        Series the ingest refused: their roles are unknown.
+    patient_id, issuer, birth_date, sex : str
+        Who the patient is; empty where not stated.
+    visits : tuple of str
+        Begin of each visit in the order of time, ISO 8601.
+    interval_hours : float
+        Visits that begin closer to each other than this cannot be used together.
+    roles, roles_of_every_visit : tuple of str
+        Contrasts the ingest found in any and in every visit.
+    doubtful : tuple of str
+        Contrasts it did not find, but there are series that may be them and cannot be used.
+    refusal : tuple of str
+        Reason and sentence for which the application would refuse the study whatever it needs; empty when it would not.
     """
 
-    patient_id: str
-    issuer: str
-    date: str
     modalities: tuple[str, ...]
     descriptions: tuple[str, ...]
-    roles: tuple[str, ...]
-    refused: int
+    patient_id: str = ""
+    issuer: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    visits: tuple[str, ...] = ()
+    interval_hours: float = 24.0
+    roles: tuple[str, ...] = ()
+    roles_of_every_visit: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
+    refusal: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "Examination(…)"
+
+    @property
+    def date(self) -> str:
+        """Date of the last visit, YYYYMMDD; empty without visits."""
+        return f"{datetime.fromisoformat(self.visits[-1]):%Y%m%d}" if self.visits else ""
 
     @property
     def is_drawings_alone(self) -> bool:
@@ -86,43 +101,53 @@ def examine(folder: Path, memory_gb: float) -> Examination | Outcome:
 
 
 def describe(folder: Path, ingest: IngestSection) -> dict[str, object]:
-    """What is in a folder by the application's settings of the ingest, or why it cannot be used."""
+    """What is in a folder by the application's settings of the ingest: the fields of an Examination."""
     from imaging.catalog import read_catalog
-    from imaging.errors import ImagingError
+    from imaging.errors import ImagingError, Reason
     from imaging.files import read_folder, text
-    from imaging.role_selection import RoleRule, select_roles
+    from imaging.preparation import SHORTEST_INTERVAL_DAYS
+    from imaging.role_selection import RoleRule, propose_roles
+    from imaging.roles import ROLES
 
     headers = [item.header for item in read_folder(folder).objects]
     found = Examination(
-        patient_id="",
-        issuer="",
-        date="",
         modalities=tuple(sorted({text(header, "Modality") for header in headers})),
         descriptions=tuple(
             sorted({text(h, key) for h in headers for key in ("StudyDescription", "SeriesDescription")})
         ),
-        roles=(),
-        refused=0,
     )
     try:
         catalog = read_catalog(folder, visit_gap_hours=ingest.visit_gap_hours)
         rules = [RoleRule(**rule.model_dump(exclude_none=True)) for rule in ingest.series_rules]
-        roles = {
-            role
-            for visit in catalog.visits
-            for role in select_roles(visit, required=frozenset(), rules=rules).chosen
-        }
+        proposals = [propose_roles(visit, rules=rules) for visit in catalog.visits]
     except ImagingError as error:
-        if "MR" in found.modalities:
-            return {"reason": error.reason.value, "sentence": error.message}
-        return asdict(found)  # rules decide by modality; what they leave is not ours
-    return asdict(found) | {
-        "patient_id": catalog.patient.patient_id,
-        "issuer": catalog.patient.issuer,
-        "date": f"{catalog.visits[-1].date:%Y%m%d}",
-        "roles": sorted(roles),
-        "refused": sum(len(visit.refused) for visit in catalog.visits),
-    }
+        # Nothing is known of the contrasts: the other rules decide whether anybody is told.
+        return asdict(replace(found, doubtful=ROLES, refusal=(error.reason.value, error.message)))
+    chosen: list[set[str]] = [set(selection.chosen) for selection, _ in proposals]
+    # A contrast that is missing is a matter of rules; one that is there and cannot be used is refused, as by the run.
+    unusable = [
+        (role, problems[role])
+        for _, problems in proposals
+        for role in ROLES
+        if role in problems and problems[role].reason is not Reason.MISSING_SEQUENCE
+    ]
+    roles = set.union(*chosen)
+    patient = catalog.patient
+    return asdict(
+        replace(
+            found,
+            patient_id=patient.patient_id,
+            issuer=patient.issuer,
+            birth_date=patient.birth_date,
+            sex=patient.sex,
+            visits=tuple(visit.date.isoformat() for visit in catalog.visits),
+            interval_hours=max(24.0 * SHORTEST_INTERVAL_DAYS, ingest.visit_gap_hours),
+            roles=tuple(sorted(roles)),
+            roles_of_every_visit=tuple(sorted(set.intersection(*chosen))),
+            doubtful=tuple(sorted({role for role, _ in unusable} - roles)),
+            refusal=(unusable[0][1].reason.value, unusable[0][1].message) if unusable else (),
+        )
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

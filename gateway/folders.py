@@ -1,7 +1,8 @@
 """Where files lie while they are with us. Names are digests: no UID, name or path of others becomes a file name.
 
-``inbox/SOURCE/STUDY/`` holds what arrived of a study, ``work/JOB/input`` the snapshot a job runs on and
-``work/JOB/results`` what came out. All three are made aside and renamed.
+``inbox/SOURCE/STUDY/`` holds what arrived of a study and marks of what was refused, ``work/JOB/input`` the snapshot a
+job runs on and ``work/JOB/results`` what came out. All three are made aside and renamed, and deleted aside too: no part
+of a study is ever left where a study is looked for.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 
+from gateway.headers import read_header
+from gateway.refusals import Refusal
+
+RECEIVED = "received"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONGEST_UID = 64
 _STUDY_FILE = "study"
+_REFUSED = ".refused"
 
 
 def key_of(uid: str) -> str:
@@ -30,8 +38,16 @@ def is_uid(text: str) -> bool:
     return len(text) <= _LONGEST_UID and _UID.fullmatch(text) is not None
 
 
+class Filed(Enum):
+    """What became of an instance: new in its study, there already, or there already under another patient."""
+
+    NEW = "new"
+    KNOWN = "known"
+    CORRECTED = "corrected"
+
+
 class WorkFolder:
-    """The gateway's folder.
+    """The gateway's folder; threads may share it.
 
     Parameters
     ----------
@@ -45,13 +61,17 @@ class WorkFolder:
         for folder in (self.root, self.incoming, self.root / "inbox", self.root / "work"):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
+        self._lock = threading.Lock()
+        self._unwritten: dict[Path, dict[str, str]] = {}
         # Left by a gateway that was killed: nobody was told that these have arrived.
         for leftover in self.incoming.iterdir():
+            if leftover.suffix == ".dcm":
+                self.refuse_broken_off(leftover)
             remove(leftover)
 
     def inbox(self, source: str, study_uid: str) -> Path:
         """Folder of a study from a source, made when missing."""
-        folder = self.root / "inbox" / source / key_of(study_uid)
+        folder = self._inbox(source, study_uid)
         if not (folder / _STUDY_FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)
             aside = self.aside()
@@ -72,16 +92,60 @@ class WorkFolder:
         """A new name for a file that is not whole yet."""
         return self.incoming / secrets.token_hex(16)
 
-    def accept(self, aside: Path, inbox: Path, sop_uid: str) -> bool:
-        """Make a whole file part of a study, durably; False when the study has that instance already."""
-        target = inbox / f"{key_of(sop_uid)}.dcm"
-        if target.exists():
+    def _inbox(self, source: str, study_uid: str) -> Path:
+        return self.root / "inbox" / source / key_of(study_uid)
+
+    def accept(self, aside: Path, inbox: Path, sop_uid: str) -> Filed:
+        """Make a whole file part of a study, durably.
+
+        An instance that is there already stays as it is, unless it names another patient: identities are corrected
+        under the same UIDs.
+        """
+        key = key_of(sop_uid)
+        target = inbox / f"{key}.dcm"
+        if target.exists() and read_header(target).patient == read_header(aside).patient:
             aside.unlink()
-            return False
+            return Filed.KNOWN
         flush(aside)
-        aside.rename(target)
+        with self._lock:
+            filed = Filed.CORRECTED if target.exists() else Filed.NEW
+            aside.rename(target)
+            target.with_suffix(_REFUSED).unlink(missing_ok=True)
+            self._unwritten.get(inbox, {}).pop(key, None)
         flush(inbox)
-        return True
+        return filed
+
+    def refuse(self, study_uid: str, sop_uid: str, reason: Refusal) -> None:
+        """Note durably that an instance of a received study was not taken: without it the study is not whole.
+
+        Nothing is noted of an instance that is there, and of one whose study is unknown.
+        """
+        if not is_uid(study_uid):
+            return
+        key, inbox = key_of(sop_uid), self._inbox(RECEIVED, study_uid)
+        with self._lock:
+            if (inbox / f"{key}.dcm").exists():
+                return
+            try:
+                self.inbox(RECEIVED, study_uid)
+                (inbox / f"{key}{_REFUSED}").write_text(reason.value)
+                flush(inbox)
+            except OSError:  # a full disk; the name alone may have been written
+                self._unwritten.setdefault(inbox, {})[key] = reason.value
+
+    def refuse_broken_off(self, part: Path) -> None:
+        """Note that an instance was not taken of which a part has come."""
+        header = read_header(part)
+        self.refuse(header.study_uid, header.sop_uid, Refusal.BROKEN_OFF)
+
+    def refused_in(self, inbox: Path) -> dict[str, str]:
+        """Keys of the instances of a study that were refused and have not come since, with the reason."""
+        written = {path.stem: path.read_text() for path in inbox.glob(f"*{_REFUSED}")}
+        return {
+            key: reason
+            for key, reason in (written | self._unwritten.get(inbox, {})).items()
+            if not (inbox / f"{key}.dcm").exists()
+        }
 
     def job(self, job_id: str) -> Path:
         """Folder of a job."""
@@ -96,8 +160,24 @@ class WorkFolder:
         oldest = time.time() - keep_days * 86400
         kept = set(active_jobs) | {key_of(uid) for uid in busy_studies}
         for folder in [*(self.root / "work").iterdir(), *(self.root / "inbox").glob("*/*")]:
-            if folder.name not in kept and folder.stat().st_mtime < oldest:
-                remove(folder)
+            aside = self.aside()
+            with self._lock:
+                if folder.name in kept or folder.stat().st_mtime >= oldest:
+                    continue
+                folder.rename(aside)
+                self._unwritten.pop(folder, None)
+            remove(aside)
+
+    def forget_incoming(self, age_seconds: float) -> None:
+        """Delete what has been coming for so long that nobody is sending it any more."""
+        oldest = time.time() - age_seconds
+        for path in self.incoming.iterdir():
+            try:
+                is_old = path.stat().st_mtime < oldest
+            except FileNotFoundError:  # it has come, meanwhile
+                continue
+            if is_old:
+                remove(path)
 
 
 def study_uid_of(inbox: Path) -> str:

@@ -7,26 +7,19 @@ and started again, or two that share a database, cannot do a step twice.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 
-from sqlalchemy import (
-    Engine,
-    Integer,
-    String,
-    Text,
-    UniqueConstraint,
-    create_engine,
-    event,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import Engine, create_engine, event, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
+
+from gateway.tables import Base, CursorRow, JobRow, ResultRow, SetbackRow, make_durable
 
 
 class State(str, Enum):
@@ -43,50 +36,30 @@ class State(str, Enum):
 # Every move there is; anything else is a fault of the program.
 MOVES = {
     (State.QUEUED, State.RUNNING): "an attempt begins",
+    (State.QUEUED, State.IGNORED): "the study came again under another patient",
     (State.RUNNING, State.QUEUED): "the attempt failed or was lost; another follows",
-    (State.RUNNING, State.IGNORED): "no rule takes the study",
+    (State.RUNNING, State.IGNORED): "no rule takes the study, or it came again under another patient",
     (State.RUNNING, State.PARKED): "the study cannot be processed, or was tried often enough",
     (State.RUNNING, State.DELIVERING): "there is a result",
     (State.DELIVERING, State.DELIVERING): "delivery failed; another attempt follows",
     (State.DELIVERING, State.DONE): "the destination has every object",
     (State.DELIVERING, State.PARKED): "delivery was tried often enough",
-    (State.PARKED, State.QUEUED): "a person asked for it again",
+    (State.DELIVERING, State.IGNORED): "the study came again under another patient",
+    (State.PARKED, State.QUEUED): "a person asked for it again, or what it lacked has come",
     (State.PARKED, State.DELIVERING): "a person asked for it again, and the result is there",
+    (State.PARKED, State.PARKED): "some of what it lacked has come",
+    (State.PARKED, State.IGNORED): "a person gave it up, or the study came again, changed",
+    (State.IGNORED, State.QUEUED): "a person asked for it again, or it came as it had been",
+    (State.IGNORED, State.PARKED): "it came as it had been, which cannot be run",
+    (State.IGNORED, State.DELIVERING): "a person asked for what was given up, and the result is there",
 }
 ACTIVE = (State.QUEUED, State.RUNNING, State.DELIVERING)
-
-
-class _Base(DeclarativeBase):
-    pass
-
-
-class _JobRow(_Base):
-    __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("study_uid", "version"),)
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    study_uid: Mapped[str] = mapped_column(String(64), index=True)
-    version: Mapped[str] = mapped_column(String(64))
-    instances: Mapped[str] = mapped_column(Text)
-    source: Mapped[str] = mapped_column(String(80))
-    state: Mapped[str] = mapped_column(String(16), index=True)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    reason: Mapped[str] = mapped_column(String(64), default="")
-    sentence: Mapped[str] = mapped_column(Text, default="")
-    due: Mapped[datetime] = mapped_column(index=True)
-    created: Mapped[datetime]
-    updated: Mapped[datetime]
-
-
-class _ResultRow(_Base):
-    __tablename__ = "results"
-    key: Mapped[str] = mapped_column(String(32), primary_key=True)
-    job_id: Mapped[str] = mapped_column(String(32))
-
-
-class _CursorRow(_Base):
-    __tablename__ = "cursors"
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    value: Mapped[str] = mapped_column(Text)
+SUPERSEDED = "superseded"
+IMAGES_REFUSED = "images_refused"
+PATIENTS_DIFFER = "patients_differ"
+_OBSTACLES = (IMAGES_REFUSED, PATIENTS_DIFFER)
+_PATIENT_DIGITS = 16
+_KEY = "key of digests"
 
 
 @dataclass(frozen=True)
@@ -106,6 +79,24 @@ class Job:
     created: datetime
     updated: datetime
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is parked only until the study comes as it should."""
+        return self.state is State.PARKED and self.reason in _OBSTACLES
+
+    @property
+    def patient(self) -> str:
+        """Keyed digest of whose it is."""
+        return self.version[:_PATIENT_DIGITS]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps a version from being run until the study comes as it should; for people, without patient data."""
+
+    reason: str
+    sentence: str
+
 
 def now() -> datetime:
     """UTC without zone, as the table holds it."""
@@ -124,40 +115,60 @@ class JobTable:
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, pool_pre_ping=True)
         if url.startswith("sqlite"):
-            event.listen(self._engine, "connect", _make_durable)
-        _Base.metadata.create_all(self._engine)
+            event.listen(self._engine, "connect", make_durable)
+        Base.metadata.create_all(self._engine)
 
     @property
     def engine(self) -> Engine:
         """The SQLAlchemy engine."""
         return self._engine
 
-    def add(self, study_uid: str, instances: Iterable[str], source: str) -> Job | None:
-        """Queue a version of a study, which is the set of its instances without what we made ourselves.
+    def add(
+        self,
+        study_uid: str,
+        instances: Iterable[str],
+        source: str,
+        *,
+        patient: str = "",
+        obstacle: Obstacle | None = None,
+    ) -> Job | None:
+        """Queue a version of a study: the set of its instances without what we made ourselves, and whose it is.
+
+        Jobs of the same study that are open under another patient, or wait for what has come now, are ignored from
+        then on.
 
         Parameters
         ----------
         study_uid : str
             Study Instance UID.
         instances : iterable of str
-            Keys of the instances that are there now (:func:`gateway.folders.key_of`).
+            Keys of the instances that belong to it (:func:`gateway.folders.key_of`).
         source : str
             Where it came from, for people.
+        patient : str
+            What tells whose it is; only a keyed digest of it is kept.
+        obstacle : Obstacle, optional
+            Parks the version instead of queueing it.
 
         Returns
         -------
         Job or None
-            None when there is nothing of others in it, or when this version is known already.
+            None when there is nothing of others in it, or when this version is known already and need not begin anew.
         """
-        keys = set(instances)
-        others = sorted(keys - self._own(keys))
-        version = version_of(others)
-        if not others or self._knows(study_uid, version):
+        others = sorted(self.without_results(instances))
+        if not others:
             return None
+        version = version_of(others, self._digest(patient))
+        # First: were we killed between the two, the next call adds the job.
+        self._overtake(study_uid, version, source)
+        known = self._find(study_uid, version)
+        if known is not None:
+            return self._reconsider(known, source, obstacle)
         moment = now()
-        row = _JobRow(
+        row = JobRow(
             id=uuid.uuid4().hex, study_uid=study_uid, version=version, instances=",".join(others), source=source,
-            state=State.QUEUED.value, attempts=0, reason="", sentence="", due=moment, created=moment, updated=moment,
+            state=(State.PARKED if obstacle else State.QUEUED).value, attempts=0, due=moment, created=moment,
+            reason=obstacle.reason if obstacle else "", sentence=obstacle.sentence if obstacle else "", updated=moment,
         )  # fmt: skip
         with Session(self._engine) as session:
             session.add(row)
@@ -167,30 +178,76 @@ class JobTable:
                 return None
             return _job(row)
 
+    def _reconsider(self, known: Job, source: str, obstacle: Obstacle | None) -> Job | None:
+        """A version that came before: it goes on when it had waited for this, even given up, or had been overtaken."""
+        was_overtaken = known.reason == SUPERSEDED and known.source == source
+        if obstacle is not None:
+            if was_overtaken or (known.is_waiting and known.sentence != obstacle.sentence):
+                self.move(known, State.PARKED, reason=obstacle.reason, sentence=obstacle.sentence)
+            return None
+        if not was_overtaken and known.reason not in _OBSTACLES:
+            return None
+        return self.move(known, State.QUEUED, attempts=0, source=source)
+
+    def _overtake(self, study_uid: str, version: str, source: str) -> None:
+        """Close what waits for this version, and what would give results to a patient whose study it no longer is.
+
+        Each source is believed about what came from it: it cannot be told which of two was corrected.
+        """
+        query = select(JobRow).where(
+            JobRow.study_uid == study_uid, JobRow.source == source, JobRow.version != version
+        )
+        with Session(self._engine) as session:
+            others = [_job(row) for row in session.scalars(query)]
+        for other in others:
+            is_open = other.state in (*ACTIVE, State.PARKED)
+            if is_open and (other.is_waiting or not version.startswith(other.patient)):
+                sentence = "The study came again, with more images or under another patient."
+                self.move(other, State.IGNORED, reason=SUPERSEDED, sentence=sentence)
+
     def remember_results(self, job: Job, instances: Iterable[str]) -> None:
         """Note what is about to be sent, so that it is not taken for a new version when it comes back."""
         with Session(self._engine) as session:
             for key in instances:
-                session.merge(_ResultRow(key=key, job_id=job.id))
+                session.merge(ResultRow(key=key, job_id=job.id))
             session.commit()
 
-    def _own(self, instances: Iterable[str]) -> set[str]:
-        """Those of the instances that we made."""
+    def without_results(self, instances: Iterable[str]) -> set[str]:
+        """Those of the instances that we did not make."""
         keys, own = list(instances), set[str]()
         with Session(self._engine) as session:
             for start in range(0, len(keys), 500):
-                query = select(_ResultRow.key).where(_ResultRow.key.in_(keys[start : start + 500]))
+                query = select(ResultRow.key).where(ResultRow.key.in_(keys[start : start + 500]))
                 own.update(session.scalars(query))
-        return own
+        return set(keys) - own
 
-    def _knows(self, study_uid: str, version: str) -> bool:
-        query = select(_JobRow.id).where(_JobRow.study_uid == study_uid, _JobRow.version == version)
+    def _find(self, study_uid: str, version: str) -> Job | None:
+        query = select(JobRow).where(JobRow.study_uid == study_uid, JobRow.version == version)
         with Session(self._engine) as session:
-            return session.scalar(query) is not None
+            row = session.scalar(query)
+            return _job(row) if row else None
+
+    def _digest(self, patient: str) -> str:
+        """Digest that tells patients apart; without its key, which stays in the table, nobody finds one by trying."""
+        if not self.cursor(_KEY):
+            with Session(self._engine) as session:
+                session.add(CursorRow(name=_KEY, value=secrets.token_hex(32)))
+                try:
+                    session.commit()
+                except IntegrityError:  # another gateway on the same database was faster
+                    session.rollback()
+        key = self.cursor(_KEY).encode()
+        return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:_PATIENT_DIGITS]
+
+    def came_under_another_patient(self, job: Job) -> bool:
+        """Whether the job's study was here as another patient's."""
+        query = select(JobRow.version).where(JobRow.study_uid == job.study_uid)
+        with Session(self._engine) as session:
+            return any(not version.startswith(job.patient) for version in session.scalars(query))
 
     def has_other_versions(self, job: Job) -> bool:
         """Whether another version of the job's study is known."""
-        query = select(_JobRow.id).where(_JobRow.study_uid == job.study_uid, _JobRow.id != job.id)
+        query = select(JobRow.id).where(JobRow.study_uid == job.study_uid, JobRow.id != job.id)
         with Session(self._engine) as session:
             return session.scalar(query) is not None
 
@@ -203,6 +260,7 @@ class JobTable:
         delay_s: float = 0.0,
         reason: str = "",
         sentence: str = "",
+        source: str = "",
     ) -> Job | None:
         """Move a job on from the state it is known to be in.
 
@@ -219,42 +277,55 @@ class JobTable:
             "attempts": job.attempts if attempts is None else attempts,
             "due": moment + timedelta(seconds=delay_s),
             "updated": moment,
+            "source": source or job.source,
             "reason": reason,
             "sentence": sentence,
         }
-        same = (_JobRow.id == job.id, _JobRow.state == job.state.value, _JobRow.attempts == job.attempts)
+        same = (JobRow.id == job.id, JobRow.state == job.state.value, JobRow.attempts == job.attempts)
         with Session(self._engine) as session:
-            moved = session.execute(update(_JobRow).where(*same).values(**values))
+            moved = session.execute(update(JobRow).where(*same).values(**values))
             session.commit()
             return self.get(job.id) if moved.rowcount == 1 else None  # type: ignore[attr-defined]
+
+    def setbacks(self, job: Job) -> int:
+        """How often in a row something around the job failed, as noted by ``set_setbacks``."""
+        with Session(self._engine) as session:
+            row = session.get(SetbackRow, job.id)
+            return row.number if row else 0
+
+    def set_setbacks(self, job: Job, number: int) -> None:
+        """Note how often in a row something around the job failed."""
+        with Session(self._engine) as session:
+            session.merge(SetbackRow(job_id=job.id, number=number))
+            session.commit()
 
     def get(self, job_id: str) -> Job | None:
         """A job by its id."""
         with Session(self._engine) as session:
-            row = session.get(_JobRow, job_id)
+            row = session.get(JobRow, job_id)
             return _job(row) if row else None
 
     def due(self, state: State, limit: int) -> list[Job]:
         """Jobs of a state whose time has come, the longest waiting first."""
-        query = select(_JobRow).where(_JobRow.state == state.value, _JobRow.due <= now())
+        query = select(JobRow).where(JobRow.state == state.value, JobRow.due <= now())
         with Session(self._engine) as session:
-            return [_job(row) for row in session.scalars(query.order_by(_JobRow.due).limit(limit))]
+            return [_job(row) for row in session.scalars(query.order_by(JobRow.due).limit(limit))]
 
     def in_state(self, *states: State) -> list[Job]:
         """Jobs in any of the states, the oldest first."""
-        query = select(_JobRow).where(_JobRow.state.in_([state.value for state in states]))
+        query = select(JobRow).where(JobRow.state.in_([state.value for state in states]))
         with Session(self._engine) as session:
-            return [_job(row) for row in session.scalars(query.order_by(_JobRow.created))]
+            return [_job(row) for row in session.scalars(query.order_by(JobRow.created))]
 
     def latest(self, limit: int) -> list[Job]:
         """The jobs that moved last."""
-        query = select(_JobRow).order_by(_JobRow.updated.desc()).limit(limit)
+        query = select(JobRow).order_by(JobRow.updated.desc()).limit(limit)
         with Session(self._engine) as session:
             return [_job(row) for row in session.scalars(query)]
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
-        query = select(_JobRow.state, func.count()).group_by(_JobRow.state)
+        query = select(JobRow.state, func.count()).group_by(JobRow.state)
         with Session(self._engine) as session:
             found = {State(state): int(number) for state, number in session.execute(query)}
         return {state: found.get(state, 0) for state in State}
@@ -262,13 +333,13 @@ class JobTable:
     def cursor(self, name: str) -> str:
         """A remembered position; empty when there is none."""
         with Session(self._engine) as session:
-            row = session.get(_CursorRow, name)
+            row = session.get(CursorRow, name)
             return row.value if row else ""
 
     def set_cursor(self, name: str, value: str) -> None:
         """Remember a position."""
         with Session(self._engine) as session:
-            session.merge(_CursorRow(name=name, value=value))
+            session.merge(CursorRow(name=name, value=value))
             session.commit()
 
 
@@ -277,20 +348,14 @@ def active_count(counts: dict[State, int]) -> int:
     return sum(counts[state] for state in ACTIVE)
 
 
-def version_of(instances: Sequence[str]) -> str:
-    """Digest of a set of instances. DICOM forbids two contents under one UID, so the UIDs say it all."""
-    return hashlib.sha256("\n".join(sorted(instances)).encode()).hexdigest()
+def version_of(instances: Sequence[str], patient: str) -> str:
+    """Digest of a set of instances and of whose they are: a corrected patient is the one change that DICOM allows under
+    the same SOP Instance UIDs (PS3.4 B.4.1.3)."""
+    digest = hashlib.sha256("\n".join(sorted(instances)).encode()).hexdigest()
+    return patient + digest[: -len(patient)]
 
 
-def _make_durable(connection: object, record: object) -> None:
-    """A committed move survives a power cut; readers and the writer do not block each other."""
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _job(row: _JobRow) -> Job:
+def _job(row: JobRow) -> Job:
     return Job(
         id=row.id,
         study_uid=row.study_uid,

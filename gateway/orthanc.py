@@ -8,19 +8,40 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from gateway.folders import WorkFolder, is_uid, key_of
-from gateway.jobs import Job, JobTable
+from gateway.jobs import PATIENTS_DIFFER, Job, JobTable, Obstacle
 from gateway.settings import OrthancSection
+from gateway.versions import enqueue
 from gateway.web import session_for
 
 SOURCE = "orthanc"
 _CHANGES_AT_ONCE = 500
+_LONGEST_BACK_OFF_SECONDS = 600.0
+_FETCHED_FILE = "fetched.json"
+_TWO_PATIENTS = Obstacle(
+    PATIENTS_DIFFER,
+    "The archive holds this study under several patients: delete it there under those that are wrong, and it runs.",
+)
 logger = logging.getLogger("oncotwin.gateway")
+
+
+@dataclass
+class _Fetched:
+    """What is here of a study, kept beside it.
+
+    ``studies``: Orthanc's identifiers of it; Orthanc gives another one when it is moved to another patient. ``files``:
+    Orthanc's file of each instance; another one when the instance was overwritten.
+    """
+
+    studies: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 class OrthancWatch:
@@ -38,14 +59,17 @@ class OrthancWatch:
 
     def __init__(self, settings: OrthancSection, jobs: JobTable, folders: WorkFolder) -> None:
         self._url = settings.url.rstrip("/")
+        self._poll_seconds = settings.poll_seconds
         self._session = session_for(settings)
         self._jobs = jobs
         self._folders = folders
         self._series_of_instance: dict[str, str] = {}
         self._study_of_series: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+        self._next_try: dict[str, float] = {}
 
     def poll(self) -> list[Job]:
-        """Follow the changes and queue what has settled.
+        """Follow the changes and queue what has settled. A study that cannot be had keeps nobody else's waiting.
 
         Raises
         ------
@@ -65,15 +89,33 @@ class OrthancWatch:
                 break
         queued = []
         for study in sorted(unsettled):
-            settled, job = self._take(study)
+            if time.monotonic() < self._next_try.get(study, 0.0):
+                continue
+            try:
+                settled, job = self._take(study, unsettled)
+            except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+                self._get(f"/changes?since={since}&limit=1")  # were Orthanc itself away, this would say so
+                self._back_off(study, error)
+                continue
+            self._failures.pop(study, None)
+            self._next_try.pop(study, None)
             if settled:
                 unsettled.discard(study)
-                self._remember(since, unsettled)
+            self._remember(since, unsettled)
             if job is not None:
                 queued.append(job)
         return queued
 
-    def _take(self, study: str) -> tuple[bool, Job | None]:
+    def _back_off(self, study: str, error: Exception) -> None:
+        failures = self._failures[study] = self._failures.get(study, 0) + 1
+        delay_s = min(self._poll_seconds * 2.0 ** min(failures, 20), _LONGEST_BACK_OFF_SECONDS)
+        self._next_try[study] = time.monotonic() + delay_s
+        logger.warning(
+            "study %s cannot be had from Orthanc (%s, %d times); trying again in %.0f s",
+            key_of(study)[:8], type(error).__name__, failures, delay_s,
+        )  # fmt: skip
+
+    def _take(self, study: str, unsettled: set[str]) -> tuple[bool, Job | None]:
         """Fetch a study that is stable and queue it; tells whether the study needs no more attention."""
         found = self._get_or_none(f"/studies/{study}")
         if found is None:
@@ -82,19 +124,50 @@ class OrthancWatch:
             return False, None
         study_uid = str(found["MainDicomTags"].get("StudyInstanceUID", ""))
         instances = {
-            str(item["MainDicomTags"].get("SOPInstanceUID", "")): str(item["ID"])
+            str(item["MainDicomTags"].get("SOPInstanceUID", "")): item
             for item in self._get_or_none(f"/studies/{study}/instances") or []
         }
         if not is_uid(study_uid) or not all(map(is_uid, instances)):
             logger.warning("a study with an impossible UID was left alone")
             return True, None
         inbox = self._folders.inbox(SOURCE, study_uid)
-        for sop_uid, orthanc_id in instances.items():
-            if not (inbox / f"{key_of(sop_uid)}.dcm").exists() and not self._fetch(
-                orthanc_id, sop_uid, inbox
-            ):
+        keys = set(map(key_of, instances))
+        fetched = _read_fetched(inbox)
+        others = {
+            it for it in fetched.studies if it != study and self._get_or_none(f"/studies/{it}") is not None
+        }
+        fetched.studies = sorted(others | {study})
+        self._write_fetched(inbox, fetched)
+        if others:
+            unsettled |= others  # whichever is deleted, the other is looked at again
+            if study != fetched.studies[0]:
+                return False, None
+            both = json.dumps(fetched.studies)
+            return False, self._jobs.add(study_uid, keys, SOURCE, patient=both, obstacle=_TWO_PATIENTS)
+        try:
+            if not self._fetch_all(instances, inbox, fetched):
                 return False, None  # it changed meanwhile; look again at the next poll
-        return True, self._jobs.add(study_uid, map(key_of, instances), SOURCE)
+        finally:
+            self._write_fetched(inbox, fetched)
+        return True, enqueue(self._jobs, self._folders, inbox, SOURCE, keys, {})
+
+    def _fetch_all(self, instances: dict[str, dict[str, Any]], inbox: Path, fetched: _Fetched) -> bool:
+        """Fetch what is not here, or has another file in Orthanc than the one that is here."""
+        for sop_uid, item in instances.items():
+            key, file = key_of(sop_uid), f"{item['ID']} {item.get('FileUuid', '')}"
+            if fetched.files.get(key) == file and (inbox / f"{key}.dcm").exists():
+                continue
+            if not self._fetch(str(item["ID"]), sop_uid, inbox):
+                return False
+            fetched.files[key] = file
+        return True
+
+    def _write_fetched(self, inbox: Path, fetched: _Fetched) -> None:
+        if fetched == _read_fetched(inbox):
+            return
+        aside = self._folders.aside()
+        aside.write_text(json.dumps(asdict(fetched)))
+        aside.rename(inbox / _FETCHED_FILE)
 
     def _fetch(self, orthanc_id: str, sop_uid: str, inbox: Path) -> bool:
         aside = self._folders.aside()
@@ -156,3 +229,8 @@ class OrthancWatch:
             return None
         answer.raise_for_status()
         return answer.json()
+
+
+def _read_fetched(inbox: Path) -> _Fetched:
+    path = inbox / _FETCHED_FILE
+    return _Fetched(**json.loads(path.read_text())) if path.exists() else _Fetched()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import CancelledError
 
 from distributed import Client, Future
 
 from app.engine import Outcome, open_cluster
-from gateway.attempt import Assignment, Report, perform
+from gateway.attempt import CLUSTER_LOST, Assignment, Report, perform
 
 _HEAL_AFTER_SECONDS = 30.0
 # While it connects again by itself, Dask keeps what is submitted.
@@ -32,12 +33,17 @@ class Pool:
         self._workers = workers
         self._client: Client | None = None
         self._futures: dict[str, Future] = {}
+        self._reports: dict[str, Report] = {}
         self._idle_since: float | None = None
 
     @property
     def free(self) -> int:
         """How many more attempts may begin."""
         return max(0, self._workers - len(self._futures))
+
+    def knows(self, job_id: str) -> bool:
+        """Whether an attempt at the job is under way, or has ended and was not forgotten yet."""
+        return job_id in self._futures or job_id in self._reports
 
     def submit(self, job_id: str, attempt: int, assignment: Assignment) -> None:
         """Begin an attempt.
@@ -49,35 +55,33 @@ class Pool:
         """
         if self._client is not None and self._client.status not in _USABLE:
             self._client = None  # Dask gave up on a scheduler that was away for long
-        if self._client is None:
-            try:
-                self._client = open_cluster(self._scheduler, self._workers)
-            except Exception as error:  # Dask has no error of its own for a cluster that does not come up
-                raise ConnectionError("no Dask cluster") from error
         key = f"attempt-{job_id}-{attempt}-{time.monotonic_ns()}"
-        self._futures[job_id] = self._client.submit(perform, assignment, key=key, pure=False)
+        try:
+            if self._client is None:
+                self._client = open_cluster(self._scheduler, self._workers)
+            self._futures[job_id] = self._client.submit(perform, assignment, key=key, pure=False)
+        except Exception as error:  # Dask has no error of its own for a cluster that is not there
+            raise ConnectionError("no Dask cluster") from error
 
     def ended(self) -> dict[str, Report]:
-        """Reports of the attempts that have ended since the last call."""
-        reports = {}
+        """Reports of the attempts that have ended, again and again until each is forgotten."""
         for job_id, future in list(self._futures.items()):
             if future.status == "pending":
                 continue
+            self._reports[job_id] = _report_of(future)
             del self._futures[job_id]
-            try:
-                reports[job_id] = future.result(timeout=10)
-            except (
-                Exception
-            ) as error:  # KilledWorker, a lost scheduler, a fault in our own code on the worker
-                logger.warning("an attempt was lost (%s)", type(error).__name__)
-                reports[job_id] = Report(Outcome(1, "worker_lost", "The worker ended during the run."), 0.0)
         self._heal()
-        return reports
+        return dict(self._reports)
+
+    def forget(self, job_id: str) -> None:
+        """What an attempt reported has been acted on."""
+        self._reports.pop(job_id, None)
 
     def close(self) -> None:
         """End local workers with what they run; leave a cluster elsewhere as it is."""
         client, self._client = self._client, None
         self._futures.clear()
+        self._reports.clear()
         if client is not None:
             cluster = client.cluster
             client.close(timeout=2)
@@ -106,3 +110,16 @@ class Pool:
         except Exception as error:  # Dask raises many kinds when the scheduler is gone
             logger.warning("the scheduler does not say who works for it (%s)", type(error).__name__)
             return False
+
+
+def _report_of(future: Future) -> Report:
+    try:
+        report = future.result(timeout=10)
+        assert isinstance(report, Report)
+        return report
+    except (CancelledError, OSError) as error:  # no scheduler, or our own healing
+        logger.warning("an attempt was lost with its cluster (%s)", type(error).__name__)
+        return Report(Outcome(1, CLUSTER_LOST, "The Dask cluster was lost during the run."), 0.0)
+    except Exception as error:  # KilledWorker, a fault in our own code on the worker
+        logger.warning("an attempt was lost (%s)", type(error).__name__)
+        return Report(Outcome(1, "worker_lost", "The worker ended during the run."), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import tempfile
@@ -10,12 +11,11 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakSet
 
-import pydicom
 import pynetdicom
-from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event as NetworkEvent
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
@@ -25,13 +25,15 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from gateway.audit import AuditLog, Event, Outcome
 from gateway.commitment import Commitments
-from gateway.folders import WorkFolder, instances_in, is_uid
+from gateway.folders import RECEIVED, Filed, WorkFolder, instances_in, is_uid, key_of
+from gateway.headers import Header, read_header
 from gateway.metrics import Metrics
+from gateway.refusals import Refusal
 from gateway.settings import ReceiverSection, TlsSection
 from imaging.annotation_index import ANNOTATION_CLASSES
 from imaging.series import IMAGE_CLASSES
 
-SOURCE = "received"
+SOURCE = RECEIVED
 STORAGE_CLASSES = tuple(sorted(IMAGE_CLASSES | ANNOTATION_CLASSES))
 # Everything the ingest decodes; never deflated, whose length nothing bounds.
 TRANSFER_SYNTAXES = (
@@ -41,12 +43,8 @@ TRANSFER_SYNTAXES = (
 )  # fmt: skip
 
 SUCCESS = 0x0000
-OUT_OF_RESOURCES = 0xA700
-DOES_NOT_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-
-_STUDY_UID = 0x0020000D
 _RATE_WINDOW_SECONDS = 10.0
+logger = logging.getLogger("oncotwin.gateway")
 
 
 class Receiver:
@@ -84,6 +82,7 @@ class Receiver:
         self._lock = threading.Lock()
         self._sizes: dict[Path, int] = {}
         self._recent: dict[str, deque[float]] = defaultdict(deque)
+        self._cut_off: WeakSet[Association] = WeakSet()
         self._server: ThreadedAssociationServer | None = None
         self._other_temporary_folder: str | None = None
 
@@ -111,6 +110,8 @@ class Receiver:
             (evt.EVT_N_EVENT_REPORT, self._commitments.settle),
             (evt.EVT_REJECTED, self._tell_rejected),
             (evt.EVT_ESTABLISHED, self._tell_established),
+            (evt.EVT_PDU_RECV, self._cut_off_too_large),
+            (evt.EVT_CONN_CLOSE, self._drop_part),
         ]
         self._server = entity.start_server(
             (settings.host, settings.port),
@@ -128,51 +129,87 @@ class Receiver:
             tempfile.tempdir = self._other_temporary_folder
 
     def _store(self, event: NetworkEvent) -> int:
-        caller = event.assoc.requestor.ae_title
-        reason, status = self._take(event, caller)
-        if status == SUCCESS:
-            self._metrics.received.inc()
-        else:
-            self._metrics.refused.labels(reason).inc()
-            self._audit.write(
-                Event.TRANSFERRED,
-                f"instance refused: {reason}",
-                outcome=Outcome.MINOR_FAILURE,
-                participant=_participant(event),
-            )
-        return status
-
-    def _take(self, event: NetworkEvent, caller: str) -> tuple[str, int]:
-        if self._pressure():
-            return "back_pressure", OUT_OF_RESOURCES
-        if not self._within_rate(caller):
-            return "rate", OUT_OF_RESOURCES
-        received = event.dataset_path
-        if received.stat().st_size > self._settings.max_instance_mb * 1e6:
-            return "too_large", OUT_OF_RESOURCES
-        sop_uid = str(event.request.AffectedSOPInstanceUID or "")
-        study_uid = _study_uid(received)
-        if not is_uid(sop_uid) or not is_uid(study_uid):
-            return "not_understood", CANNOT_UNDERSTAND
-        inbox = self._folders.inbox(SOURCE, study_uid)
-        if not self._has_room(inbox):
-            return "too_many_instances", OUT_OF_RESOURCES
-        aside = self._folders.aside()
+        header = read_header(event.dataset_path)
         try:
-            os.link(received, aside)
-            if self._folders.accept(aside, inbox, sop_uid):
-                with self._lock:
-                    self._sizes[inbox] += 1
-        except OSError:
-            aside.unlink(missing_ok=True)
-            return "disk", OUT_OF_RESOURCES
-        return "", SUCCESS
+            refusal = self._take(event, header)
+        except Exception as error:  # its text may quote the instance
+            logger.error("an instance could not be taken: %s", type(error).__name__)
+            refusal = Refusal.FAULT
+        if refusal is None:
+            self._metrics.received.inc()
+            return SUCCESS
+        # Noted before the answer: whatever the caller does then, the rest is not taken for the whole study.
+        self._folders.refuse(header.study_uid, _sop_uid(event), refusal)
+        self._tell_refused(event, refusal)
+        return refusal.status
 
-    def _has_room(self, inbox: Path) -> bool:
+    def _take(self, event: NetworkEvent, header: Header) -> Refusal | None:
+        if self._pressure():
+            return Refusal.BACK_PRESSURE
+        if not self._within_rate(event.assoc.requestor.ae_title):
+            return Refusal.RATE
+        received, sop_uid = event.dataset_path, _sop_uid(event)
+        if received.stat().st_size > self._largest:
+            return Refusal.TOO_LARGE
+        if not is_uid(sop_uid) or not is_uid(header.study_uid):
+            return Refusal.NOT_UNDERSTOOD
+        try:
+            inbox = self._folders.inbox(SOURCE, header.study_uid)
+            if not self._has_room(inbox, sop_uid):
+                return Refusal.TOO_MANY_INSTANCES
+            aside = self._folders.aside()
+            try:
+                os.link(received, aside)
+                if self._folders.accept(aside, inbox, sop_uid) is Filed.NEW:
+                    with self._lock:
+                        self._sizes[inbox] += 1
+            finally:
+                aside.unlink(missing_ok=True)
+        except OSError:
+            return Refusal.DISK
+        return None
+
+    @property
+    def _largest(self) -> float:
+        """Bytes that an instance may have."""
+        return self._settings.max_instance_mb * 1e6
+
+    def _cut_off_too_large(self, event: NetworkEvent) -> None:
+        """Hang up on a caller whose object has exceeded the limit, and not only when all of it has filled the disk."""
+        part = _part(event.assoc)
+        if part is None or event.assoc in self._cut_off or part.stat().st_size <= self._largest:
+            return
+        self._cut_off.add(event.assoc)
+        event.assoc.abort()
+        header = read_header(part)
+        self._folders.refuse(header.study_uid, header.sop_uid, Refusal.TOO_LARGE)
+        self._tell_refused(event, Refusal.TOO_LARGE)
+
+    def _drop_part(self, event: NetworkEvent) -> None:
+        """Delete what came of an object whose transfer broke off; nothing more is written to it."""
+        part = _part(event.assoc)
+        if part is None:
+            return
+        if event.assoc not in self._cut_off:
+            self._folders.refuse_broken_off(part)
+            self._tell_refused(event, Refusal.BROKEN_OFF)
+        part.unlink(missing_ok=True)
+
+    def _tell_refused(self, event: NetworkEvent, refusal: Refusal) -> None:
+        self._metrics.refused.labels(refusal.value).inc()
+        self._audit.write(
+            Event.TRANSFERRED,
+            f"instance refused: {refusal.value}",
+            outcome=Outcome.MINOR_FAILURE,
+            participant=_participant(event),
+        )
+
+    def _has_room(self, inbox: Path, sop_uid: str) -> bool:
         with self._lock:
             if inbox not in self._sizes:
                 self._sizes[inbox] = len(instances_in(inbox))
-            return self._sizes[inbox] < self._settings.max_instances_per_study
+            is_full = self._sizes[inbox] >= self._settings.max_instances_per_study
+        return not is_full or (inbox / f"{key_of(sop_uid)}.dcm").exists()
 
     def _within_rate(self, caller: str) -> bool:
         moment = time.monotonic()
@@ -203,17 +240,13 @@ def _participant(event: NetworkEvent) -> str:
     return f"{requestor.ae_title!r} {requestor.address}"
 
 
-def _study_uid(path: Path) -> str:
-    """Study Instance UID of a file, reading no further than that; empty when the file cannot be read."""
+def _sop_uid(event: NetworkEvent) -> str:
+    return str(event.request.AffectedSOPInstanceUID or "")
 
-    def past_it(tag: BaseTag, vr: str | None, length: int) -> bool:
-        return tag > _STUDY_UID
 
-    try:
-        with path.open("rb") as file, pydicom.config.disable_value_validation():
-            return str(read_partial(file, stop_when=past_it).get("StudyInstanceUID", ""))
-    except Exception:  # whatever a hostile file makes pydicom raise, the answer is the same
-        return ""
+def _part(association: Association) -> Path | None:
+    """File of the object that is coming, as long as it is not whole. Only pynetdicom's message knows it."""
+    return getattr(association.dimse.message, "_data_set_path", None)
 
 
 def server_context(tls: TlsSection) -> ssl.SSLContext:

@@ -20,6 +20,12 @@ def takes(rules: Sequence[RuleSection], study: Examination) -> str:
     return "; ".join(dict.fromkeys(reasons)) or "there are no rules"
 
 
+def roles_of_priors(rules: Sequence[RuleSection], study: Examination) -> frozenset[str]:
+    """Contrasts that an earlier study must have to be used with this one: those asked of it, and the usual ones."""
+    asked = next((rule.roles for rule in rules if not _objection(rule, study)), ())
+    return frozenset({*asked, *RuleSection().roles})
+
+
 def _objection(rule: RuleSection, study: Examination) -> str:
     if rule.modalities and not set(rule.modalities) & set(study.modalities):
         return f"no {' or '.join(rule.modalities)} series"
@@ -27,7 +33,6 @@ def _objection(rule: RuleSection, study: Examination) -> str:
         re.search(rule.description, text, re.IGNORECASE) for text in study.descriptions
     ):
         return "no description fits"
-    if study.refused:  # what is missing may be among them: the application says what is wrong with them
-        return ""
-    missing = [role for role in rule.roles if role not in study.roles]
+    # What is doubtful may be what is missing: the application says what is wrong with it.
+    missing = [role for role in rule.roles if role not in (*study.roles, *study.doubtful)]
     return f"no {' and no '.join(missing)}" if missing else ""

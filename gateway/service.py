@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import requests
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.engine import Outcome as RunOutcome
 from app.engine import RunLimits, split_command
 from gateway.attempt import RESULTS, Assignment, Report
 from gateway.audit import AuditLog, Event, Outcome
 from gateway.commitment import Commitments
-from gateway.delivery import DeliveryError, Receipt, deliver, objects_of
-from gateway.folders import WorkFolder, instances_in, key_of, study_uid_of
-from gateway.jobs import ACTIVE, Job, JobTable, State, active_count
+from gateway.delivery import DeliveryError, Receipt, Undeliverable, deliver, objects_of
+from gateway.folders import RECEIVED, WorkFolder, instances_in, key_of
+from gateway.jobs import ACTIVE, SUPERSEDED, Job, JobTable, State, active_count
 from gateway.metrics import Metrics
 from gateway.orthanc import OrthancWatch
 from gateway.pool import Pool
-from gateway.receiver import SOURCE as RECEIVED
 from gateway.receiver import Receiver
 from gateway.settings import Settings
+from gateway.versions import enqueue
 
 _DELIVERIES_AT_ONCE = 2
 _HOUR = 3600.0
+_MARGIN_SECONDS = 600.0
 logger = logging.getLogger("oncotwin.gateway")
 
 
@@ -68,8 +69,7 @@ class Gateway:
 
     def start(self) -> None:
         """Take up what an earlier gateway left, then begin to listen."""
-        for job in self.jobs.in_state(State.RUNNING):
-            self._recover(job)
+        self._take_up()
         if self._receiver is not None:
             self.receiver_port = self._receiver.start()
         self.audit.write(Event.STARTED_OR_STOPPED, "gateway started")
@@ -88,6 +88,7 @@ class Gateway:
             self._find_received,
             self._watch_orthanc,
             self._collect,
+            self._take_up,
             self._begin,
             self._deliver,
             self._clean,
@@ -100,11 +101,18 @@ class Gateway:
 
     def pressure(self) -> str:
         """Why nothing new can be taken now; empty when all is well."""
-        if self.folders.free_gb() < self.settings.jobs.min_free_gb:
+        if self._is_disk_short():
             return f"less than {self.settings.jobs.min_free_gb:g} GB are free in the work folder"
-        if active_count(self.jobs.counts()) >= self.settings.jobs.queue_limit:
+        try:
+            waiting = active_count(self.jobs.counts())
+        except SQLAlchemyError:
+            return "the database of jobs does not answer"
+        if waiting >= self.settings.jobs.queue_limit:
             return f"{self.settings.jobs.queue_limit} jobs are waiting"
         return ""
+
+    def _is_disk_short(self) -> bool:
+        return self.folders.free_gb() < self.settings.jobs.min_free_gb
 
     def _find_received(self) -> None:
         """Queue the studies to which nothing was added for a while."""
@@ -113,7 +121,8 @@ class Gateway:
         for inbox, changed in self.folders.arrived(RECEIVED).items():
             quiet = time.time() - changed > self.settings.receiver.study_complete_seconds
             if quiet and self._seen.get(inbox) != changed:
-                job = self.jobs.add(study_uid_of(inbox), instances_in(inbox), RECEIVED)
+                refused = self.folders.refused_in(inbox)
+                job = enqueue(self.jobs, self.folders, inbox, RECEIVED, instances_in(inbox), refused)
                 self._seen[inbox] = changed
                 if job is not None:
                     self._tell_queued(job)
@@ -133,12 +142,17 @@ class Gateway:
             logger.warning("Orthanc does not answer (%s); trying again", type(error).__name__)
 
     def _begin(self) -> None:
+        if self._is_disk_short():
+            return
         for job in self.jobs.due(State.QUEUED, self._pool.free):
+            if self._pool.knows(job.id):  # of an earlier attempt, which was overtaken
+                continue
+            assignment = self._assignment(job)
             running = self.jobs.move(job, State.RUNNING, attempts=job.attempts + 1)
             if running is None:
                 continue
             try:
-                self._pool.submit(job.id, running.attempts, self._assignment(job))
+                self._pool.submit(job.id, running.attempts, assignment)
             except OSError:
                 logger.warning("the Dask cluster does not answer; trying again")
                 self._recover(running)
@@ -164,26 +178,37 @@ class Gateway:
             job = self.jobs.get(job_id)
             if job is not None and job.state is State.RUNNING:
                 self._settle(job, report)
+            self._pool.forget(job_id)
 
     def _settle(self, job: Job, report: Report) -> None:
+        """Move a job on by what its attempt reported. What is told comes after the move, so that it is told once."""
         outcome = report.outcome
-        self.metrics.run_seconds.observe(report.seconds)
+        earlier = self.jobs.setbacks(job)
+        setbacks = earlier + 1 if report.is_setback else 0
+        if setbacks != earlier:
+            self.jobs.set_setbacks(job, setbacks)
         if report.is_ignored:
-            self._tell_settled(job, State.IGNORED, outcome)
+            self._tell_settled(job, State.IGNORED, report)
         elif outcome.succeeded:
-            self._tell_settled(job, State.DELIVERING, outcome)
-        elif outcome.is_final or job.attempts >= self.settings.jobs.max_attempts:
-            self._tell_settled(job, State.PARKED, outcome)
+            self._tell_settled(job, State.DELIVERING, report, attempts=0)
+        elif setbacks and setbacks < self.settings.jobs.max_delivery_attempts:
+            delay_s = self._back_off(setbacks)
+            self._tell_settled(job, State.QUEUED, report, attempts=max(0, job.attempts - 1), delay_s=delay_s)
+        elif setbacks or outcome.is_final or job.attempts >= self.settings.jobs.max_attempts:
+            self._tell_settled(job, State.PARKED, report)
         else:
-            self._tell_settled(job, State.QUEUED, outcome, self._back_off(job.attempts))
+            self._tell_settled(job, State.QUEUED, report, delay_s=self._back_off(job.attempts))
 
-    def _tell_settled(self, job: Job, to: State, outcome: RunOutcome, delay_s: float = 0.0) -> None:
-        attempts = 0 if to is State.DELIVERING else None
+    def _tell_settled(
+        self, job: Job, to: State, report: Report, *, attempts: int | None = None, delay_s: float = 0.0
+    ) -> None:
+        outcome = report.outcome
         moved = self.jobs.move(
             job, to, attempts=attempts, delay_s=delay_s, reason=outcome.reason, sentence=outcome.sentence
         )
         if moved is None:
             return
+        self.metrics.run_seconds.observe(report.seconds)
         self.metrics.attempts.labels(outcome.reason or "result").inc()
         failed = to in (State.PARKED, State.QUEUED)
         self.audit.write(
@@ -193,12 +218,15 @@ class Gateway:
             study_uid=job.study_uid,
         )
         logger.info("job %s: %s %s", job.id[:8], to.value, outcome.reason)
+        if report.priors_left_out:
+            told = ", ".join(f"{number} {why}" for why, number in Counter(report.priors_left_out).items())
+            logger.info("job %s: earlier studies left out: %s", job.id[:8], told)
 
     def _deliver(self) -> None:
         for job_id, delivery in list(self._deliveries.items()):
             if delivery.done():
-                del self._deliveries[job_id]
                 self._settle_delivery(job_id, delivery)
+                del self._deliveries[job_id]
         for job in self.jobs.due(State.DELIVERING, _DELIVERIES_AT_ONCE * 4):
             if len(self._deliveries) >= _DELIVERIES_AT_ONCE:
                 return
@@ -214,27 +242,22 @@ class Gateway:
 
     def _settle_delivery(self, job_id: str, delivery: Future[Receipt]) -> None:
         job = self.jobs.get(job_id)
-        if job is None or job.state is not State.DELIVERING:
+        if job is None:
             return
         error = delivery.exception()
+        if job.reason == SUPERSEDED and error is None:
+            self._tell_delivered(job, delivery.result(), " although the study came again, changed")
+        if job.state is not State.DELIVERING:
+            return
         if error is None:
             self.jobs.move(job, State.DONE)
-            self.metrics.deliveries.labels("done").inc()
-            self.metrics.sent.inc(delivery.result().sent)
-            self.audit.write(
-                Event.TRANSFERRED,
-                "results delivered" + (", storage committed" if delivery.result().committed else ""),
-                participant=self._destination,
-                study_uid=job.study_uid,
-                count=delivery.result().sent,
-            )
-            logger.info("job %s: done", job.id[:8])
+            self._tell_delivered(job, delivery.result())
             return
         sentence = (
             str(error) if isinstance(error, DeliveryError) else f"Delivery failed ({type(error).__name__})."
         )
         attempts = job.attempts + 1
-        last = attempts >= self.settings.jobs.max_delivery_attempts
+        last = isinstance(error, Undeliverable) or attempts >= self.settings.jobs.max_delivery_attempts
         to = State.PARKED if last else State.DELIVERING
         self.jobs.move(
             job, to, attempts=attempts, delay_s=self._back_off(attempts), reason="delivery", sentence=sentence
@@ -248,12 +271,30 @@ class Gateway:
             study_uid=job.study_uid,
         )
 
+    def _tell_delivered(self, job: Job, receipt: Receipt, although: str = "") -> None:
+        self.metrics.deliveries.labels("done").inc()
+        self.metrics.sent.inc(receipt.sent)
+        self.audit.write(
+            Event.TRANSFERRED,
+            "results delivered" + although + (", storage committed" if receipt.committed else ""),
+            participant=self._destination,
+            study_uid=job.study_uid,
+            count=receipt.sent,
+        )
+        logger.info("job %s: done%s", job.id[:8], although)
+
     @property
     def _destination(self) -> str:
         destination = self.settings.destination
         if destination is None:
             return "work folder"
         return destination.url if destination.kind == "stow" else f"{destination.ae_title} {destination.host}"
+
+    def _take_up(self) -> None:
+        """Runs that nobody watches: an earlier gateway's, or one that the database could not be told of."""
+        for job in self.jobs.in_state(State.RUNNING):
+            if not self._pool.knows(job.id):
+                self._recover(job)
 
     def _recover(self, job: Job) -> None:
         """A run that nobody watches any more: its result if there is one, else again, and not as another attempt."""
@@ -267,13 +308,18 @@ class Gateway:
         return min(settings.back_off_seconds * 2.0 ** (attempts - 1), settings.longest_back_off_seconds)
 
     def _tell_queued(self, job: Job) -> None:
-        logger.info("job %s: queued, %d instances by %s", job.id[:8], len(job.instances), job.source)
+        number = len(job.instances)
+        logger.info(
+            "job %s: %s %s, %d instances by %s", job.id[:8], job.state.value, job.reason, number, job.source
+        )
+        corrected = ", under another patient than before" if self.jobs.came_under_another_patient(job) else ""
         self.audit.write(
             Event.TRANSFERRED,
-            "study complete",
+            (f"study parked, {job.reason}" if job.is_waiting else "study complete") + corrected,
+            outcome=Outcome.SERIOUS_FAILURE if job.is_waiting else Outcome.SUCCESS,
             participant=job.source,
             study_uid=job.study_uid,
-            count=len(job.instances),
+            count=number,
         )
 
     def _clean(self) -> None:
@@ -284,6 +330,9 @@ class Gateway:
         self.folders.forget(
             self.settings.keep_days, [job.id for job in active], [job.study_uid for job in active]
         )
+        sources = [self.settings.orthanc.timeout_seconds if self.settings.orthanc else 0.0]
+        sources += [self.settings.receiver.idle_timeout_seconds if self.settings.receiver else 0.0]
+        self.folders.forget_incoming(max(sources) + _MARGIN_SECONDS)
 
     def _measure(self) -> None:
         try:

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from imaging.settings_files import read_settings_file
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -44,7 +45,8 @@ class ReceiverSection(_Section):
     host: str = "127.0.0.1"
     port: Port = 11112
     ae_title: AETitle = "ONCOTWIN"
-    allowed_callers: tuple[AETitle, ...]
+    # Without any, pynetdicom would not check callers at all.
+    allowed_callers: Annotated[tuple[AETitle, ...], Field(min_length=1)]
     study_complete_seconds: Positive = 60.0
     max_instance_mb: Positive = 1024.0
     max_instances_per_study: Count = 20_000
@@ -132,6 +134,7 @@ class JobsSection(_Section):
 
     ``command``: the application; empty for the one of this installation. ``memory_gb``: address space of one run, 0 for
     no limit. ``back_off_seconds`` doubles with every attempt up to ``longest_back_off_seconds``.
+    ``max_delivery_attempts``: also how often in a row an outage of priors' archive, disk or cluster is waited for.
     """
 
     command: str = ""
@@ -203,12 +206,11 @@ def load_settings(path: Path) -> Settings:
         If the file is missing, no YAML, or has an unknown or unusable key.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Settings.model_validate(document or {})
-    except (OSError, UnicodeDecodeError) as error:
+        return Settings.model_validate(read_settings_file(path) or {})
+    except OSError as error:
         raise SettingsError(f"{path} cannot be read; give the gateway's settings by --config.") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"{path}: {problems}.") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -43,3 +44,30 @@ def value(item: dict[str, Any], tag: str) -> str:
     """First value of an attribute of a DICOM JSON object as text; empty when absent."""
     values = item.get(tag, {}).get("Value") or [""]
     return str(values[0]).strip()
+
+
+def every_page(search: Callable[[int], list[dict[str, Any]]], tag: str) -> list[dict[str, Any]]:
+    """All answers to a query of an archive that may give them in pages.
+
+    Parameters
+    ----------
+    search : callable
+        Answers from an offset on.
+    tag : str
+        Identifies an answer. A page without new ones is the last: some archives know no offset and repeat themselves.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    offset = 0
+    while True:
+        page = search(offset)
+        new = {value(item, tag): item for item in page if value(item, tag) not in found}
+        if not new:
+            return list(found.values())
+        found |= new
+        offset += len(page)
+
+
+def what_failed(error: Exception) -> str:
+    """How the other side failed, for people: the text of the error may quote its answer."""
+    response = getattr(error, "response", None)
+    return f"HTTP status {response.status_code}" if response is not None else type(error).__name__

@@ -36,7 +36,7 @@ from tests.imaging.hostile import MEMORY_BYTES, clear, judge, make_case
 
 EXAMINED, REFUSED, UNREADABLE = 0, 3, 1
 _OUR_NAMES = re.compile(
-    r"[0-9a-f]{32}(\.dcm)?|study|incoming|inbox|received|work|audit\.jsonl|jobs\.sqlite(-\w+)?"
+    r"[0-9a-f]{32}(\.dcm|\.refused)?|study|incoming|inbox|received|work|audit\.jsonl|jobs\.sqlite(-\w+)?"
 )
 _PREAMBLE_BYTES = 132
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -130,11 +130,11 @@ def _examine(study: Path) -> int:
     answer = describe(study, IngestSection())
     text = json.dumps(answer)
     assert json.loads(text) == json.loads(text)
-    if "reason" in answer:
-        print(f"{answer['sentence']} [{answer['reason']}]")
-        return REFUSED
     found = Examination(**{k: tuple(v) if isinstance(v, list) else v for k, v in answer.items()})
     print(takes((RuleSection(),), found))
+    if found.refusal:
+        print(f"{found.refusal[1]} [{found.refusal[0]}]")
+        return REFUSED
     return EXAMINED
 
 
