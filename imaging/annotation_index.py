@@ -12,13 +12,17 @@ from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
 
 from imaging.files import DicomFile, IgnoredFile, text
 from imaging.headers import number, parse_moment
+from imaging.own_copies import is_unedited
+from imaging.writers.identity import is_own_uid
 
 # Too new for pydicom's table (Supplement 243).
 LabelMapSegmentationStorage = UID("1.2.840.10008.5.1.4.1.1.66.7")
 ANNOTATION_CLASSES = frozenset({SegmentationStorage, LabelMapSegmentationStorage, RTStructureSetStorage})
 
-# What this application writes into its own objects; see imaging/writers.
+# What this application writes into its own objects; see imaging/writers. The label server has the same manufacturer
+# and another model name ("OncoTwin Label"), since what it stores are drawings.
 OWN_MANUFACTURER = "OncoTwin"
+OWN_MODEL_NAME = "OncoTwin"
 FORECAST_LABEL = "FORECAST"
 
 
@@ -62,10 +66,11 @@ class Annotation:
 def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
     """Describe a SEG or RTSTRUCT, or say why it is no correction.
 
-    The application's own objects come back from an archive together with the images. A forecast (Content Label or
-    a Segment Label beginning with ``FORECAST``) is never a correction. A segmentation by this application whose
-    segments are all of Segment Algorithm Type AUTOMATIC is its own earlier answer and would only repeat itself; once
-    a person has edited it, a segment says MANUAL or SEMIAUTOMATIC, or another manufacturer wrote the object.
+    The application's own objects come back from an archive together with the images, and would only repeat themselves:
+    the network's earlier answer, or a drawing that has been revised or withdrawn since. A forecast (Content Label or a
+    Segment Label beginning with ``FORECAST``) is never a correction. A segmentation of what was seen, be it an
+    algorithm's (every segment AUTOMATIC) or the copy of a drawing, is none while it is as this application wrote it
+    (:func:`imaging.own_copies.is_unedited`). Once somebody has edited it, or another manufacturer wrote it, it counts.
     """
     header = file.header
     if text(header, "SOPClassUID") == RTStructureSetStorage:
@@ -83,9 +88,11 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
         )
     if _is_forecast(header):
         return IgnoredFile(file.name, "segmentation of a forecast, not of an image")
-    automatic = _algorithms(header, "SegmentAlgorithmType") == {"AUTOMATIC"}
-    if text(header, "Manufacturer") == OWN_MANUFACTURER and automatic:
-        return IgnoredFile(file.name, "this application's own automatic segmentation, not a correction")
+    algorithms = _algorithms(header, "SegmentAlgorithmType")
+    automatic = algorithms == {"AUTOMATIC"}
+    own = _own_result(file, algorithms)
+    if own:
+        return IgnoredFile(file.name, own)
     return Annotation(
         kind="SEG",
         path=file.path,
@@ -112,6 +119,24 @@ def drawn_parts(dataset: Dataset) -> list[Dataset]:
 
 def _algorithms(header: Dataset, keyword: str) -> set[str]:
     return {text(part, keyword).upper() for part in drawn_parts(header)}
+
+
+def _own_result(file: DicomFile, algorithms: set[str]) -> str:
+    """Why a SEG is this application's own result and no correction; empty where a person may have a part in it."""
+    automatic = algorithms == {"AUTOMATIC"}
+    if text(file.header, "Manufacturer") != OWN_MANUFACTURER:
+        return ""
+    if not automatic and text(file.header, "ManufacturerModelName") != OWN_MODEL_NAME:
+        return ""
+    unedited = is_unedited(file)
+    if unedited is None:
+        # Whoever edits an object has to give it a UID of their own, and should say that a person made it. Copies of
+        # drawings are all MANUAL.
+        unedited = automatic or (algorithms == {"MANUAL"} and is_own_uid(file.sop_instance_uid))
+    if not unedited:
+        return ""
+    what = "automatic segmentation" if automatic else "copy of a drawing, which nobody has edited"
+    return f"this application's own {what}, not a correction"
 
 
 def _is_forecast(header: Dataset) -> bool:

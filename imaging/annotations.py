@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from imaging.annotation_index import Annotation
@@ -17,7 +16,7 @@ from imaging.catalog import Series, Visit
 from imaging.drawn_grid import candidates_of, refers_to
 from imaging.drawn_regions import regions_by_number
 from imaging.errors import ImagingError, Reason
-from imaging.files import tolerant_dicom
+from imaging.files import read_again, tolerant_dicom
 from imaging.geometry import Geometry, Volume
 from imaging.roi_masks import read_structure_set
 from imaging.segment_masks import read_segmentation
@@ -109,7 +108,7 @@ def _set_aside(annotations: Sequence[Annotation], chosen: Annotation) -> Path | 
 
 
 def _newest(annotations: Sequence[Annotation]) -> tuple[Annotation, Dataset]:
-    datasets = {annotation.sop_instance_uid: pydicom.dcmread(annotation.path) for annotation in annotations}
+    datasets = {annotation.sop_instance_uid: read_again(annotation.path) for annotation in annotations}
     dates = [annotation.created for annotation in annotations]
     known = [date for date in dates if date is not None]
     if len(annotations) > 1 and (len(known) < len(dates) or known.count(max(known)) > 1):

@@ -16,6 +16,7 @@ from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
 from imaging.files import BrokenFile, DicomFile, IgnoredFile, Progress, read_folder, text, tolerant_dicom
 from imaging.series import IMAGE_CLASSES, RefusedSeries, Series, build_series
+from imaging.visit_grouping import group_visits, moment
 
 __all__ = [
     "Annotation",
@@ -33,8 +34,6 @@ __all__ = [
     "read_inventory",
 ]
 
-# A StudyInstanceUID that spans longer than this was reused for a follow-up.
-_LONGEST_STUDY = timedelta(hours=24)
 # Attributes that tell people apart, beside the identifier itself.
 _IDENTITY = ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")
 
@@ -223,7 +222,7 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
     files, ignored = _without_copies(files)
     images = [file for file in files if text(file.header, "SOPClassUID") in IMAGE_CLASSES]
     series, refused = build_series(images, [file for file in broken if file.series_uid in _series_of(images)])
-    groups, unplaced = _group_visits([*series, *refused], timedelta(hours=visit_gap_hours))
+    groups, unplaced = group_visits([*series, *refused], timedelta(hours=visit_gap_hours))
     visits = [_visit(group) for group in groups]
     used = {item.uid for item in series}
     digest_files = [file for file in images if file.series_uid in used]
@@ -277,77 +276,11 @@ def _without_copies(files: Sequence[DicomFile]) -> tuple[list[DicomFile], list[I
     return list(kept.values()), copies
 
 
-def _group_visits(
-    items: Sequence[Series | RefusedSeries], gap: timedelta
-) -> tuple[list[list[Series | RefusedSeries]], list[RefusedSeries]]:
-    """Series of one sitting together, in the order of time; and those that no date places."""
-    timed = sorted((item for item in items if item.has_time), key=_moment)
-    groups: list[list[Series | RefusedSeries]] = []
-    for item in timed:
-        close = [group for group in groups if _belongs(item, group, gap)]
-        groups = [group for group in groups if group not in close]
-        groups.append([member for group in close for member in group] + [item])
-    unplaced: list[RefusedSeries] = []
-    for item in sorted(
-        (item for item in items if not item.has_time), key=lambda item: (item.study_uid, item.uid)
-    ):
-        home = _untimed_home(item, groups)
-        if home is not None:
-            home.append(item)
-        elif isinstance(item, RefusedSeries) and item.acquired is None:
-            unplaced.append(item)
-        elif any(_moment(member).date() == _moment(item).date() for group in groups for member in group):
-            unplaced.append(_ambiguous_day(item))
-        else:
-            groups.append([item])
-    return sorted(groups, key=lambda group: min(map(_moment, group))), unplaced
-
-
-def _moment(item: Series | RefusedSeries) -> datetime:
-    return item.acquired or datetime.max
-
-
-def _belongs(item: Series | RefusedSeries, group: Sequence[Series | RefusedSeries], gap: timedelta) -> bool:
-    return any(
-        abs(_moment(item) - _moment(member))
-        <= (_LONGEST_STUDY if member.study_uid == item.study_uid else gap)
-        for member in group
-    )
-
-
-def _untimed_home(
-    item: Series | RefusedSeries, groups: Sequence[list[Series | RefusedSeries]]
-) -> list[Series | RefusedSeries] | None:
-    """The visit of a series without time of day: its study's, else the only one of its day."""
-    candidates = [group for group in groups if any(member.study_uid == item.study_uid for member in group)]
-    if item.acquired is not None:
-        day = item.acquired.date()
-        of_day = [group for group in groups if any(_moment(member).date() == day for member in group)]
-        candidates = [group for group in candidates if group in of_day] or of_day
-    return candidates[0] if len(candidates) == 1 else None
-
-
-def _ambiguous_day(item: Series | RefusedSeries) -> RefusedSeries:
-    return RefusedSeries(
-        uid=item.uid,
-        description=item.description,
-        reason=Reason.MISSING_DATE,
-        sentence=f"{item.label} has no AcquisitionTime, and its day has several visits: which one it belongs to is "
-        "unknown; add the time.",
-        modality=item.modality,
-        file_count=len(item.instance_uids),
-        study_uid=item.study_uid,
-        number=item.number,
-        headers=item.headers,
-        instance_uids=item.instance_uids,
-    )
-
-
 def _visit(members: Sequence[Series | RefusedSeries]) -> Visit:
-    ordered = sorted(members, key=lambda item: (_moment(item), item.number or 0, item.uid))
+    ordered = sorted(members, key=lambda item: (moment(item), item.number or 0, item.uid))
     timed = [item for item in ordered if item.has_time] or ordered
     return Visit(
-        date=_moment(timed[0]),
+        date=moment(timed[0]),
         series=tuple(item for item in ordered if isinstance(item, Series)),
         refused=tuple(item for item in ordered if isinstance(item, RefusedSeries)),
         annotations=(),

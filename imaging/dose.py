@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
-from imaging.files import text, tolerant_dicom
+from imaging.files import read_again, text, tolerant_dicom
 from imaging.geometry import FloatArray, Geometry, Volume
 from imaging.headers import number
 from imaging.pixels import decode_pixels
@@ -87,12 +86,7 @@ def read_dose(dose: DoseFile) -> Volume:
     """
     name = dose.path.name
     with tolerant_dicom():
-        try:
-            dataset = pydicom.dcmread(dose.path)
-        except OSError as error:
-            raise ImagingError(
-                Reason.UNDECODABLE, f"{name} cannot be read any more ({error.strerror})."
-            ) from error
+        dataset = read_again(dose.path)
         _check_meaning(dataset, name)
         scaling = number(dataset.get("DoseGridScaling"))
         if scaling is None or not np.isfinite(scaling) or scaling <= 0:

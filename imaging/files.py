@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -21,7 +22,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from imaging.errors import ImagingError, Reason
 
@@ -34,6 +35,10 @@ _PARSE_ERRORS = (
 _LONGEST_INFLATED = 1 << 30
 _INFLATED_AT_ONCE = 1 << 24
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+_SHORTEST = 132  # preamble and magic word
+_EMPTY = "empty"
+# What the system says of a link without a target or in a circle, and of a file that was there a moment ago.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 Progress = Callable[[int, int], None]
@@ -73,7 +78,10 @@ class DicomFile:
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """A file that is DICOM, but cut off or unreadable; ``series_uid`` is empty when even that is lost."""
+    """A file that is DICOM, but cut off or unreadable; ``series_uid`` is empty when even that is lost.
+
+    So is a link without a target, and a file that vanishes while the folder is read: each may have been a slice.
+    """
 
     name: str
     sentence: str
@@ -129,7 +137,7 @@ def read_folder(folder: Path, progress: Progress | None = None) -> FolderContent
     Raises
     ------
     ImagingError
-        ``NO_PERMISSION`` if the folder or a file may not be read, ``EMPTY_INPUT`` if there is no file.
+        ``NO_PERMISSION`` if the folder or a file may not be read, ``EMPTY_INPUT`` if there is no folder or no file.
     """
     names = sorted(_walk(folder))
     if not names:
@@ -149,23 +157,61 @@ def read_folder(folder: Path, progress: Progress | None = None) -> FolderContent
             ignored.append(found)
         if progress is not None:
             progress(done, len(names))
-    return FolderContent(tuple(objects), tuple(broken), tuple(ignored))
+    # An empty file among DICOM files may have been a slice; anywhere else it is nothing.
+    beside = {file.path.parent for file in objects}
+    lost = [file for file in ignored if file.reason == _EMPTY and (folder / file.path).parent in beside]
+    broken += [
+        BrokenFile(file.path, f"{file.path} is empty, and beside DICOM files; copy it again or take it out.")
+        for file in lost
+    ]
+    return FolderContent(tuple(objects), tuple(broken), tuple(file for file in ignored if file not in lost))
+
+
+def read_again(path: Path, *, pixels: bool = True) -> FileDataset:
+    """A file that :func:`read_folder` took for DICOM, with or without a preamble.
+
+    Raises
+    ------
+    ImagingError
+        ``UNDECODABLE`` if it cannot be read any more.
+    """
+    try:
+        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+    except OSError as error:
+        raise ImagingError(
+            Reason.UNDECODABLE, f"{path.name} cannot be read any more ({error.strerror})."
+        ) from error
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        # A file without preamble has no meta header; its pixels are encoded as its attributes are.
+        is_implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        )
+    return dataset
 
 
 def _walk(folder: Path) -> Iterator[str]:
+    vanished: list[str] = []
+
     def refuse(error: OSError) -> None:
-        raise _unreadable(Path(error.filename or folder).name, error)
+        path = Path(error.filename or folder)
+        if error.errno not in _GONE:
+            raise _unreadable(path.name, error)
+        if path == folder:
+            raise ImagingError(
+                Reason.EMPTY_INPUT, f"{path.name} does not exist; give a folder of DICOM files."
+            )
+        vanished.append(os.path.relpath(path, folder))
 
     if folder.is_file():
         raise ImagingError(Reason.NOT_DICOM, f"{folder.name} is a file; give the folder that holds it.")
     for parent, _, files in os.walk(folder, onerror=refuse):
         for file in files:
             yield os.path.relpath(os.path.join(parent, file), folder)
+    yield from vanished
 
 
 def _unreadable(name: str, error: OSError) -> ImagingError:
-    if isinstance(error, FileNotFoundError):
-        return ImagingError(Reason.EMPTY_INPUT, f"{name} does not exist; give a folder of DICOM files.")
     if isinstance(error, PermissionError):
         return ImagingError(
             Reason.NO_PERMISSION, f"{name} may not be read; give this user permission to read it."
@@ -174,18 +220,22 @@ def _unreadable(name: str, error: OSError) -> ImagingError:
 
 
 def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
-    if path.exists() and not path.is_file():
-        return IgnoredFile(name, "not a regular file")
     try:
+        if path.exists() and not path.is_file():
+            return IgnoredFile(name, "not a regular file")
         content = path.read_bytes()
     except OSError as error:
+        if error.errno in _GONE:
+            return _gone(path, name)
         raise _unreadable(name, error) from error
     has_magic = content[128:132] == b"DICM"
     if not has_magic and not _may_lack_preamble(content):
-        if len(content) < 132 and path.suffix.lower() == ".dcm" and not path.name.startswith("."):
+        if len(content) < _SHORTEST and path.suffix.lower() == ".dcm" and not path.name.startswith("."):
             return BrokenFile(
                 name, f"{name} is named .dcm but is cut off after {len(content)} bytes; copy it again."
             )
+        if not content and _has_name_of_media(path):
+            return IgnoredFile(name, _EMPTY)
         return IgnoredFile(name, "not a DICOM file")
     with tolerant_dicom():
         if has_magic and _inflates_too_far(content):
@@ -217,14 +267,28 @@ def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
     return DicomFile(path, name, dataset, hashlib.sha256(content).hexdigest())
 
 
-def _may_lack_preamble(content: bytes) -> bool:
-    """Old exports start with the first group (0002 or 0008, little endian) instead of a preamble."""
-    return content[:2] in (b"\x02\x00", b"\x08\x00") and content[2:4] in (
-        b"\x00\x00",
-        b"\x01\x00",
-        b"\x05\x00",
-        b"\x08\x00",
+def _has_name_of_media(path: Path) -> bool:
+    """Whether a name has no suffix, as on exchange media (PS3.10 8.5), or ends as a UID does."""
+    suffix = path.suffix[1:]
+    return not path.name.startswith(".") and (not suffix or suffix.isdigit())
+
+
+def _gone(path: Path, name: str) -> BrokenFile:
+    if path.is_symlink():
+        return BrokenFile(
+            name, f"{name} is a link without a target; restore the target or take the link out of the folder."
+        )
+    return BrokenFile(
+        name, f"{name} vanished while the folder was read; run again when nothing changes the folder."
     )
+
+
+def _may_lack_preamble(content: bytes) -> bool:
+    """Old exports start with an element of the first group (0002 or 0008, little endian) instead of a preamble.
+
+    With which one depends on the kind of object; what follows must be DICOM with a class and a series.
+    """
+    return content[:2] in (b"\x02\x00", b"\x08\x00") and len(content) > _SHORTEST
 
 
 def _parse(content: bytes, *, force: bool = False, pixels: bool = True) -> FileDataset | None:
@@ -303,7 +367,9 @@ def _native_length(dataset: Dataset) -> int:
         samples = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("NumberOfFrames") or 1)
     except (TypeError, ValueError):
         return 0
-    return (bits * samples + 7) // 8
+    length = (bits * samples + 7) // 8
+    # Two pixels share their colour (PS3.3 C.7.6.3.1.2).
+    return length * 2 // 3 if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" else length
 
 
 def _broken(name: str, content: bytes) -> BrokenFile:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from imaging.files import text
 
 # No scanner of the kinds read here existed earlier: such a date is a placeholder of a de-identifier.
-_EARLIEST_YEAR = 1970
+_LATEST_PLACEHOLDER = date(1970, 1, 1)  # 1900-01-01 and the beginning of Unix time stand for no date
 
 # Pairs of date and time, best first. Content dates come last: reprocessing renews them.
 _DATE_LEVELS = (
@@ -187,7 +187,10 @@ def _contrast_agent(dataset: Dataset) -> str:
         "NO CONTRAST",
         "NON",
     }
-    return "" if agent.upper() in stated_absent else agent
+    is_dummy = re.fullmatch(
+        r"\W*(removed|anonymi[sz]ed|deidentified|redacted|withheld)\W*", agent, re.IGNORECASE
+    )
+    return "" if agent.upper() in stated_absent or is_dummy else agent
 
 
 def _other_time(dataset: Dataset, day: date) -> time | None:
@@ -206,7 +209,7 @@ def _parse_date(value: str) -> date | None:
         parsed = date(*map(int, match.groups())) if match else None
     except ValueError:
         return None
-    return parsed if parsed is not None and parsed.year >= _EARLIEST_YEAR else None
+    return parsed if parsed is not None and parsed > _LATEST_PLACEHOLDER else None
 
 
 def _parse_time(value: str) -> time | None:

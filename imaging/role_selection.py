@@ -199,20 +199,30 @@ def _judge(
             t1_series.append((series, weighting))
         else:
             found[weighting.kind].append(_Candidate(series, weighting.sentence, weighting.evidence))
-    agents = [item.acquired for item in open_series if item.headers.contrast_agent and item.acquired]
+    # The agent of a CT of the same sitting says nothing of the MR.
+    agents = [
+        item.acquired
+        for item in open_series
+        if item.modality == "MR" and item.headers.contrast_agent and item.acquired
+    ]
     first_agent = min(agents, default=None)
     by_agent: list[_Candidate] = []
+    # One name for the whole examination tells its series apart by nothing.
+    protocols_tell = {"pre", "post"} <= {weighting.protocol_phase for _, weighting in t1_series}
     for series, weighting in t1_series:
         role, how = _before_or_after(
-            series, weighting, first_agent is not None and _after(series, first_agent)
+            series, weighting, protocols_tell, first_agent is not None and _after(series, first_agent)
         )
         candidate = _Candidate(series, f"{weighting.sentence}, {how}", weighting.evidence)
         found[role].append(candidate)
-        if weighting.phase is None and series.headers.contrast_agent:
+        if how == _BY_AGENT:
             by_agent.append(candidate)
     if not found["t1"]:
         _split_by_time(found, by_agent)
     return found
+
+
+_BY_AGENT = "after contrast agent by ContrastBolusAgent"
 
 
 def _after(series: Series | RefusedSeries, moment: datetime) -> bool:
@@ -220,15 +230,20 @@ def _after(series: Series | RefusedSeries, moment: datetime) -> bool:
 
 
 def _before_or_after(
-    series: Series | RefusedSeries, weighting: Weighting, follows_agent: bool
+    series: Series | RefusedSeries, weighting: Weighting, protocols_tell: bool, follows_agent: bool
 ) -> tuple[Literal["t1", "t1ce"], str]:
     """Words say most: some scanners keep the agent in every header of an examination, others in none."""
-    if weighting.phase == "post":
-        return "t1ce", "after contrast agent by description"
-    if weighting.phase == "pre":
-        return "t1", "before contrast agent by description"
+    words = (
+        (weighting.phase, "description"),
+        (weighting.protocol_phase if protocols_tell else None, "ProtocolName"),
+    )
+    for phase, where in words:
+        if phase == "post":
+            return "t1ce", f"after contrast agent by {where}"
+        if phase == "pre":
+            return "t1", f"before contrast agent by {where}"
     if series.headers.contrast_agent:
-        return "t1ce", "after contrast agent by ContrastBolusAgent"
+        return "t1ce", _BY_AGENT
     if follows_agent:
         return "t1ce", "after contrast agent because it follows a series with ContrastBolusAgent"
     return "t1", "without ContrastBolusAgent"
@@ -241,9 +256,7 @@ def _split_by_time(found: dict[Role, list[_Candidate]], by_agent: Sequence[_Cand
         return
     first = ordered[0]
     found["t1ce"].remove(first)
-    why = first.why.replace(
-        "after contrast agent by ContrastBolusAgent", "the first of two runs of one protocol"
-    )
+    why = first.why.replace(_BY_AGENT, "the first of two runs of one protocol")
     found["t1"].append(_Candidate(first.series, why, first.evidence))
 
 

@@ -71,7 +71,8 @@ def label_map(masks: Mapping[str, AnyArray], file_name: str) -> AnyArray:
     """One uint8 label map of overlapping regions.
 
     Enhancing tumour goes over necrosis, necrosis over oedema. Of the nested regions, what lies in TC but not in ET is
-    NCR, and what lies in WT but not in TC is ED; so a nested region needs the next inner one.
+    NCR, and what lies in WT but not in TC is ED; so a nested region needs the next inner one, which for WT may also be
+    NCR and ET instead of TC.
 
     Parameters
     ----------
@@ -91,11 +92,12 @@ def label_map(masks: Mapping[str, AnyArray], file_name: str) -> AnyArray:
             f"{file_name} draws the tumour core (TC) but no enhancing tumour (ET), so necrosis cannot be told from it; "
             "add ET, empty if there is none.",
         )
-    if "WT" in masks and not masks.keys() & {"TC", "NCR", "ET"} and masks["WT"].any():
+    lacking = " and ".join(region for region in ("ET", "NCR") if region not in masks)
+    if "WT" in masks and "TC" not in masks and lacking and masks["WT"].any():
         raise ImagingError(
             Reason.BAD_ANNOTATION,
-            f"{file_name} draws the whole tumour (WT) but nothing inside it, so oedema cannot be told from the core; "
-            "add ET and NCR, empty if there are none.",
+            f"{file_name} draws the whole tumour (WT) but no {lacking} inside it, so oedema cannot be told from the "
+            f"core; add {lacking}, empty if there is none.",
         )
     labels = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8)
     paint = (

@@ -8,21 +8,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     MRImageStorage,
 )
 
 from imaging.errors import ImagingError, Reason
-from imaging.files import BrokenFile, DicomFile, text, tolerant_dicom
+from imaging.files import BrokenFile, DicomFile, read_again, text, tolerant_dicom
 from imaging.geometry import Geometry
 from imaging.headers import (
     AcquisitionTime,
@@ -78,6 +75,8 @@ class Series:
         SOP Instance UID of each file.
     has_time : bool
         False when only the day of the acquisition is known.
+    digests : tuple of str
+        SHA-256 of each file.
     """
 
     uid: str
@@ -92,6 +91,7 @@ class Series:
     is_multiframe: bool
     instance_uids: tuple[str, ...] = field(repr=False)
     has_time: bool = True
+    digests: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def label(self) -> str:
@@ -208,6 +208,7 @@ def _build_one(uid: str, files: list[DicomFile], broken: list[BrokenFile]) -> Se
         is_multiframe=text(first, "SOPClassUID") in MULTIFRAME_CLASSES,
         instance_uids=tuple(files[index].sop_instance_uid for index in order),
         has_time=started.has_time,
+        digests=tuple(files[index].sha256 for index in order),
     )
 
 
@@ -246,20 +247,9 @@ def _check_one_series(datasets: Sequence[Dataset], label: str) -> None:
 
 
 def _reread(path: Path, uid: str) -> Dataset:
-    try:
-        dataset = pydicom.dcmread(path, force=True)
-    except OSError as error:
-        raise ImagingError(
-            Reason.UNDECODABLE, f"{path.name} cannot be read any more ({error.strerror})."
-        ) from error
+    dataset = read_again(path)
     if text(dataset, "SOPInstanceUID") != uid:
         raise ImagingError(
             Reason.UNDECODABLE, f"{path.name} changed on disk while it was being read; run again."
-        )
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        # A file without preamble has no meta header; its pixels are encoded as its attributes are.
-        is_implicit, _ = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = (
-            ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
         )
     return dataset

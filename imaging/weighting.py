@@ -26,8 +26,9 @@ class Weighting:
         None when it is no candidate for any role.
     sentence : str
         Why, as the end of a sentence that begins with the series; holds no patient data.
-    phase : {"pre", "post"} or None
-        Before or after contrast agent as far as words say so.
+    phase, protocol_phase : {"pre", "post"} or None
+        Before or after contrast agent, as far as the words of the description and of ProtocolName say so. Some vendors
+        write one ProtocolName into all series of an examination.
     evidence : int
         2 when description and timing agree, 1 when only one of them speaks, 0 without a kind.
     """
@@ -36,6 +37,7 @@ class Weighting:
     sentence: str
     phase: Phase | None = None
     evidence: int = 0
+    protocol_phase: Phase | None = None
 
 
 def _words(pattern: str) -> re.Pattern[str]:
@@ -129,7 +131,6 @@ def weigh(modality: str, headers: SeriesHeaders) -> Weighting:
         or _kind_by_words(normalised(headers.sequence_name))
     )
     timing = kind_by_timing(headers)
-    phase = phase_by_words(description) or phase_by_words(protocol)
     kind, evidence = _combined(told, timing, headers)
     numbers = _timing_text(headers)
     if kind is None:
@@ -144,7 +145,13 @@ def weigh(modality: str, headers: SeriesHeaders) -> Weighting:
         2: f"description and timing ({numbers})",
         1: "description" if told == kind else f"timing ({numbers})",
     }
-    return Weighting(kind, f"is {_NAMES[kind]} by {sources[evidence]}", phase, evidence)
+    return Weighting(
+        kind,
+        f"is {_NAMES[kind]} by {sources[evidence]}",
+        phase_by_words(description),
+        evidence,
+        phase_by_words(protocol),
+    )
 
 
 def normalised(words: str) -> str:

@@ -152,8 +152,11 @@ def finish(
     role: str,
     software: SoftwareIdentity,
     model: ModelIdentity,
+    mark: str = "",
 ) -> WrittenObject:
     """Put patient, study, provenance and identifiers into an object and write it.
+
+    ``mark`` is what a reader compares the content with, see :mod:`imaging.own_copies`.
 
     Raises
     ------
@@ -162,7 +165,7 @@ def finish(
     """
     dataset.SpecificCharacterSet = CHARACTER_SET
     dataset.update(patient_and_study(reference))
-    dataset.ContributingEquipmentSequence = _contributing_equipment(reference, software, model)
+    dataset.ContributingEquipmentSequence = _contributing_equipment(reference, software, model, mark)
     # Type 3, and the only honest value would be the wall clock.
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         dataset.pop(keyword, None)
@@ -195,7 +198,7 @@ def referenced_instance(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
 
 
 def _contributing_equipment(
-    reference: Dataset, software: SoftwareIdentity, model: ModelIdentity
+    reference: Dataset, software: SoftwareIdentity, model: ModelIdentity, mark: str
 ) -> Sequence[Dataset]:
     items: list[Dataset] = []
     known = {keyword: _text(reference.get(keyword)) for keyword in _EQUIPMENT}
@@ -206,12 +209,13 @@ def _contributing_equipment(
             if value and _is_valid(keyword, value):
                 setattr(scanner, keyword, value)
         items.append(scanner)
+    digests = f"Input {software.input_digest}, settings {software.settings_digest}"
     product = hd.ContributingEquipment(
         software.manufacturer,
         PROCESSING_EQUIPMENT,
         manufacturer_model_name=software.name,
         software_versions=software.version,
-        contribution_description=f"Input {software.input_digest}, settings {software.settings_digest}"[:1024],
+        contribution_description=(f"{digests}, {mark}" if mark else digests)[:1024],
     )
     product.DeviceUID = uid_of("oncotwin device", software.name, software.version)
     network = hd.ContributingEquipment(

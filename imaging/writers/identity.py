@@ -7,6 +7,7 @@ bytes, because the instance UID covers the content.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def uid_of(*parts: str | bytes) -> str:
     number = number & ~(0xF << 76) | (0x8 << 76)
     number = number & ~(0x3 << 62) | (0x2 << 62) | (1 << 127)
     return f"2.25.{number}"
+
+
+def is_own_uid(uid: str) -> bool:
+    """Whether a UID has the form of ``uid_of``, which nobody else makes: what others make has another version."""
+    digits = uid.removeprefix("2.25.")
+    if digits == uid or not re.fullmatch("[1-9][0-9]{38}", digits):
+        return False
+    value = int(digits)
+    return value >> 127 == 1 and value >> 76 & 0xF == 0x8 and value >> 62 & 0x3 == 0x2
 
 
 def tracking_uid(patient_id: str, label: str) -> str:

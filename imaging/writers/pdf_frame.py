@@ -36,6 +36,13 @@ _REMARKS: Mapping[Status, str] = {
     Status.SINGLE_VISIT: "Volumes are measured. Growth parameters are those of the prior, and so is the band.",
 }
 
+# The same where something is marked after all, but no voxel of the growth model's grid holds it.
+_TOO_SMALL = "What is marked as tumour is too small for the growth model's grid: there is no growth to fit."
+_TOO_SMALL_WORDS: Mapping[Status, str] = {
+    Status.NO_TUMOUR: "Tumour too small for the growth model, nothing was forecast",
+    Status.TUMOUR_GONE: "Tumour at follow-up too small for the growth model, growth was not calibrated",
+}
+
 # Words, colour of the words, colour of the box.
 _VERDICTS: Mapping[Status, tuple[str, str, str]] = {
     Status.OK: ("Measured, calibrated and forecast", GOOD, "#eaf5ee"),
@@ -94,6 +101,9 @@ def verdict(page: Page, content: ReportContent, y: float) -> float:
     words, colour, fill = _VERDICTS[content.status]
     inner = CONTENT_MM - 8
     remark = _REMARKS.get(content.status, "")
+    without = content.visits[-1:] if content.status is Status.TUMOUR_GONE else content.visits
+    if content.status in _TOO_SMALL_WORDS and any(visit.volumes_ml["WT"] > 0 for visit in without):
+        words, remark = _TOO_SMALL_WORDS[content.status], _TOO_SMALL
     sentence = content.calibration.verdict if content.calibration is not None else remark
     headline = wrapped(words, inner, 10, bold=True)
     height = 3.6 + len(headline) * line_height(10) + line_count(sentence, inner, 8) * line_height(8)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from imaging.dose_index import DoseFile
 from imaging.geometry import Volume
 from imaging.preparation import PreparedVisit
 from imaging.report_content import ReportContent
@@ -29,6 +30,7 @@ def write_results(
     content: ReportContent,
     visits: Sequence[PreparedVisit],
     *,
+    dose: DoseFile | None = None,
     nifti: bool = False,
     progress: Progress = lambda step: None,
 ) -> None:
@@ -42,6 +44,8 @@ def write_results(
         What to say.
     visits : sequence of PreparedVisit
         The visits of ``content``, in the same order, for their source images.
+    dose : DoseFile, optional
+        The RT Dose that ``content`` rests on.
     nifti : bool
         Also write images, masks and maps as NIfTI, into ``nifti/``.
     progress : callable
@@ -53,7 +57,7 @@ def write_results(
         ``BAD_OUTPUT_FOLDER`` if the folder cannot be filled.
     """
     with StagedFolder(output) as staged:
-        _ResultSet(staged.path, content, visits, progress).write()
+        _ResultSet(staged.path, content, visits, dose, progress).write()
         if nifti:
             progress("NIfTI")
             _write_nifti(staged.path / "nifti", content)
@@ -63,11 +67,17 @@ class _ResultSet:
     """The DICOM objects of one run, written in the order in which they refer to each other."""
 
     def __init__(
-        self, folder: Path, content: ReportContent, visits: Sequence[PreparedVisit], progress: Progress
+        self,
+        folder: Path,
+        content: ReportContent,
+        visits: Sequence[PreparedVisit],
+        dose: DoseFile | None,
+        progress: Progress,
     ) -> None:
         self._folder = folder
         self._content = content
         self._visits = visits
+        self._dose = dose
         self._progress = progress
         self._last_sources = visits[-1].reference_series.datasets()
         self._identity = RunIdentity.of(content.software, content.model)
@@ -88,6 +98,7 @@ class _ResultSet:
             forecasts=forecasts,
             identity=self._identity,
             density_maps=maps,
+            treatment=[] if self._dose is None else [dcmread(self._dose.path, stop_before_pixels=True)],
         )
         self._progress("PDF")
         pages = self._pdf()

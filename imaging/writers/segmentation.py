@@ -27,6 +27,7 @@ from imaging.codes import (
 )
 from imaging.geometry import Geometry, Volume
 from imaging.labels import TumourLabel
+from imaging.own_copies import content_mark
 from imaging.report_content import ModelIdentity, SoftwareIdentity
 from imaging.writers.common import (
     RESEARCH_NOTICE,
@@ -165,7 +166,14 @@ def write_segmentation(
     dataset.BodyPartExamined = "BRAIN"
     _refer_to_sources(dataset, frames)
     return finish(
-        path, dataset, reference=reference, identity=identity, role=role, software=software, model=model
+        path,
+        dataset,
+        reference=reference,
+        identity=identity,
+        role=role,
+        software=software,
+        model=model,
+        mark=content_mark(dataset, path) if kind == "measured" else "",
     )
 
 

@@ -58,6 +58,7 @@ def write_structured_report(
     forecasts: Sequence[WrittenObject],
     identity: RunIdentity,
     density_maps: Sequence[WrittenObject] = (),
+    treatment: Sequence[Dataset] = (),
 ) -> WrittenObject:
     """Write the report of a run into the study of the last visit.
 
@@ -77,6 +78,8 @@ def write_structured_report(
         Identity of the run.
     density_maps : sequence of WrittenObject
         Parametric maps to list as evidence.
+    treatment : sequence of pydicom.Dataset
+        Input instances that say what treatment was given; only the headers are read.
 
     Raises
     ------
@@ -101,7 +104,9 @@ def write_structured_report(
     report[0].ContentSequence.append(_qualitative_evaluations(content))
     written = [*(visit.segmentation for visit in visits), *forecasts, *density_maps]
     dataset = sr.Comprehensive3DSR(
-        evidence=_evidence(reference, visits, written),
+        evidence=_evidence(
+            reference, [*(source for visit in visits for source in visit.sources), *treatment], written
+        ),
         content=report[0],
         series_instance_uid=identity.series_uid(_ROLE),
         series_number=_SERIES_NUMBER,
@@ -175,22 +180,21 @@ def _observer(content: ReportContent) -> sr.ObservationContext:
 
 
 def _evidence(
-    reference: Dataset, visits: Sequence[VisitEvidence], written: Sequence[WrittenObject]
+    reference: Dataset, sources: Sequence[Dataset], written: Sequence[WrittenObject]
 ) -> list[Dataset]:
     first = plain_header(reference)
     first.SOPClassUID = reference.SOPClassUID
     evidence = {str(first.SOPInstanceUID): first}
-    for visit in visits:
-        for source in visit.sources:
-            evidence.setdefault(
-                str(source.SOPInstanceUID),
-                _instance(
-                    source.SOPClassUID,
-                    source.SOPInstanceUID,
-                    source.SeriesInstanceUID,
-                    source.StudyInstanceUID,
-                ),
-            )
+    for source in sources:
+        evidence.setdefault(
+            str(source.SOPInstanceUID),
+            _instance(
+                source.SOPClassUID,
+                source.SOPInstanceUID,
+                source.SeriesInstanceUID,
+                source.StudyInstanceUID,
+            ),
+        )
     for item in written:
         evidence[item.sop_instance_uid] = _instance(
             item.sop_class_uid, item.sop_instance_uid, item.series_instance_uid, item.study_uid

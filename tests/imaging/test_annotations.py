@@ -105,6 +105,40 @@ def test_nested_regions_without_the_inner_one_are_refused(
     refuse(tmp_path, "seg.dcm", "add ET")
 
 
+@pytest.mark.parametrize(
+    ("names", "lacking"),
+    [(("WT", "ET"), "NCR"), (("WT", "NCR"), "ET"), (("WT", "ED", "ET"), "NCR"), (("WT", "ED"), "ET and NCR")],
+)
+def test_a_whole_tumour_without_all_of_its_core_is_refused(
+    tmp_path: Path, files: Any, names: tuple[str, ...], lacking: str
+) -> None:
+    """The necrosis inside a ring that alone is drawn would become oedema."""
+    masks = {**boxes(), "WT": boxes()["NCR"] | boxes()["ED"] | boxes()["ET"]}
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], {name: masks[name] for name in names})
+    refuse(tmp_path, "seg.dcm", "whole tumour (WT)", f"add {lacking}, empty")
+
+
+@pytest.mark.parametrize("empty", [(), ("NCR",), ("ET",), ("NCR", "ET")])
+def test_a_whole_tumour_is_told_by_its_parts_of_which_some_may_be_empty(
+    tmp_path: Path, files: Any, empty: tuple[str, ...]
+) -> None:
+    masks = {name: mask & (name not in empty) for name, mask in boxes().items()}
+    whole = {"WT": boxes()["NCR"] | boxes()["ED"] | boxes()["ET"], "NCR": masks["NCR"], "ET": masks["ET"]}
+    write_segmentation(tmp_path / "seg.dcm", files["t1ce"], whole)
+    found = read(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], labels_of({**masks, "ED": whole["WT"]}))
+
+
+def test_an_empty_whole_tumour_needs_nothing_inside(tmp_path: Path, files: Any) -> None:
+    write_segmentation(
+        tmp_path / "seg.dcm", files["t1ce"], {"WT": boxes()["ED"] & False, "ET": boxes()["ET"]}
+    )
+    found = read(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], np.where(boxes()["ET"], 3, 0))
+
+
 def test_several_segments_of_one_region_are_joined(tmp_path: Path, files: Any) -> None:
     masks = boxes()
     parts = {"ET": masks["ET"], "Enhancing": masks["NCR"], "ED": masks["ED"]}

@@ -388,6 +388,42 @@ class TestUnusableFolders:
         monkeypatch.setattr(Path, "read_bytes", denied)
         refuse(tmp_path, Reason.NO_PERMISSION, files[3].name)
 
+    def test_a_link_without_a_target_may_have_been_a_slice(self, tmp_path: Path) -> None:
+        files = write(tmp_path, "a", factory.DATE)
+        for target in ("nowhere", "last.dcm", f"{files[0].name}/below"):
+            (tmp_path / "last.dcm").symlink_to(target)
+            refuse(tmp_path, Reason.TRUNCATED, "last.dcm is a link without a target")
+            (tmp_path / "last.dcm").unlink()
+        assert len(read_catalog(tmp_path).visits) == 1
+
+    def test_a_file_that_vanishes_while_the_folder_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = write(tmp_path, "a", factory.DATE)
+        real = Path.read_bytes
+
+        def read(path: Path) -> bytes:
+            files[-1].unlink(missing_ok=True)
+            return real(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read)
+        refuse(tmp_path, Reason.TRUNCATED, f"{files[-1].name} vanished while the folder was read")
+
+    def test_a_folder_that_vanishes_while_its_parent_is_searched(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path / "left", "a", factory.DATE)
+        gone = write(tmp_path / "gone", "b", factory.DATE)[0].parent
+        real = os.scandir
+
+        def scan(path: Any) -> Any:
+            if path == str(gone):
+                shutil.rmtree(gone)
+            return real(path)
+
+        monkeypatch.setattr(os, "scandir", scan)
+        refuse(tmp_path, Reason.TRUNCATED, "vanished while the folder was read")
+
     @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
     def test_folder_without_permission(self, capsys: pytest.CaptureFixture[str]) -> None:
         folder = Path(tempfile.mkdtemp())

@@ -274,3 +274,42 @@ class TestRules:
     def test_impossible_rules_cannot_be_made(self, arguments: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="rule"):
             RoleRule(**arguments)
+
+
+def test_one_protocol_name_of_the_whole_examination_tells_no_series_apart() -> None:
+    """As GE writes it: the plain T1 covers more, and only the other one states the agent."""
+    name = {"protocol_name": "BRAIN TUMOR WITH CONTRAST"}
+    plain = series(2, "Sag T1 BRAVO", SPGR, **name)
+    enhanced = series(
+        7, "Ax T1", T1_SE, spacing=(0.5, 0.5, 5.0), shape=(512, 512, 24), contrast_agent="GADAVIST", **name
+    )
+    flair = series(5, "Ax T2 FLAIR", FLAIR_2D, spacing=(0.5, 0.5, 5.0), shape=(512, 512, 24), **name)
+    selection = select_roles(visit(plain, enhanced, flair), required=NONE)
+    assert {role: chosen.number for role, chosen in selection.chosen.items()} == {
+        "t1": 2,
+        "t1ce": 7,
+        "flair": 5,
+    }
+
+
+def test_an_examination_without_agent_has_no_t1ce_whatever_its_protocol_is_called() -> None:
+    plain = series(2, "Sag T1 BRAVO", SPGR, protocol_name="BRAIN WITH CONTRAST")
+    other = series(
+        3, "Ax T1", T1_SE, spacing=(0.5, 0.5, 5.0), shape=(512, 512, 24), protocol_name="BRAIN WITH CONTRAST"
+    )
+    assert "t1ce" not in select_roles(visit(plain, other), required=NONE).chosen
+
+
+def test_protocol_names_that_differ_tell_before_from_after() -> None:
+    """Some scanners keep the agent in every header of an examination."""
+    before = series(2, "T1 MPRAGE", MPRAGE, protocol_name="T1 pre", contrast_agent="GADAVIST")
+    after = series(3, "T1 MPRAGE", MPRAGE, protocol_name="T1 post", contrast_agent="GADAVIST")
+    chosen = select_roles(visit(before, after), required=NONE).chosen
+    assert (chosen["t1"].number, chosen["t1ce"].number) == (2, 3)
+
+
+def test_iodine_of_a_ct_is_no_agent_of_the_mr() -> None:
+    ct = series(1, "CT head with contrast", modality="CT", contrast_agent="OMNIPAQUE 350")
+    plain = series(2, "T1 MPRAGE", MPRAGE)
+    chosen = select_roles(visit(ct, plain), required=NONE).chosen
+    assert chosen["t1"].number == 2 and "t1ce" not in chosen

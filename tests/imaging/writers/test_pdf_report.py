@@ -96,6 +96,19 @@ def test_every_outcome_has_its_two_pages(status: Status, sources: Sources) -> No
     assert WORDS[status] in second or status is Status.OK
 
 
+@pytest.mark.parametrize("status", [Status.NO_TUMOUR, Status.TUMOUR_GONE])
+def test_a_tumour_too_small_for_the_model_is_not_called_none(status: Status, sources: Sources) -> None:
+    content, _ = outcome(status, sources)
+    visits = list(content.visits)
+    nothing = texts(render_pdf(content, PATIENT))[0]
+    assert "too small for the growth model" not in nothing
+    visits[-1] = replace(visits[-1], volumes_ml=dict.fromkeys(visits[-1].volumes_ml, 0.002))
+    for page in texts(render_pdf(replace(content, visits=tuple(visits)), PATIENT)):
+        assert "too small for the growth model, " in page and "too small for the growth model's grid" in page
+        assert WORDS[status] not in page and "marked as tumour at the last" not in page
+        assert "No visit has anything" not in page
+
+
 def many(content: ReportContent) -> ReportContent:
     """More of everything than fits."""
     visit = content.visits[0]

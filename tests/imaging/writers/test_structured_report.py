@@ -235,6 +235,30 @@ def test_a_parameter_without_a_code_is_refused(output_set: OutputSet, tmp_path: 
         )
 
 
+def test_the_dose_that_was_given_to_the_model_is_evidence(output_set: OutputSet, tmp_path: Path) -> None:
+    image = output_set.sources[-1].datasets[0]
+    dose = pydicom.Dataset()
+    dose.SOPClassUID, dose.SOPInstanceUID = pydicom.uid.RTDoseStorage, "1.2.3.4"
+    dose.SeriesInstanceUID, dose.StudyInstanceUID = "1.2.3", image.StudyInstanceUID
+    evidence = [
+        VisitEvidence(source.datasets, segmentation)
+        for source, segmentation in zip(output_set.sources, output_set.segmentations, strict=True)
+    ]
+    written = write_structured_report(
+        tmp_path / "sr.dcm",
+        content=output_set.content,
+        reference=image,
+        visits=evidence,
+        forecasts=output_set.forecasts,
+        identity=IDENTITY,
+        treatment=[dose],
+    )
+    studies = pydicom.dcmread(written.path).CurrentRequestedProcedureEvidenceSequence
+    series = [item for study in studies for item in study.ReferencedSeriesSequence]
+    (found,) = [item for item in series if item.SeriesInstanceUID == "1.2.3"]
+    assert [item.ReferencedSOPInstanceUID for item in found.ReferencedSOPSequence] == ["1.2.3.4"]
+
+
 def test_evidence_must_match_the_content(output_set: OutputSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every visit"):
         write_structured_report(
