@@ -109,7 +109,7 @@ class Cases:
 def images_digest(examination: Examination) -> str:
     """Of all images of all contrasts, whatever was drawn on them and whatever their files are called."""
     chosen = examination.selection.chosen
-    words = [f"{role} {uid}" for role in sorted(chosen) for uid in chosen[role].instance_uids]
+    words = [f"{role} {digest}" for role in sorted(chosen) for digest in chosen[role].digests]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from monailabel_app.label_values import WIRE_VALUES
 from monailabel_app.local_edit import Evidence, edited
 from monailabel_app.refusal import Refusal
 from monailabel_app.tasks import CaseTask, Server, TaskAnswer, TaskRequest
-from monailabel_app.tumour_task import network_answer
+from monailabel_app.tumour_task import network_labels
 from monailabel_app.upstream import InferType
 
 _MOST_CLICKS = 200
@@ -52,7 +53,13 @@ class ClickTask(CaseTask):
             *_clicks(str(segment), False, request.parameters.get("background"), display, grid),
         ]
         evidence = evidence_of(self.server, request, visit)
-        answer = with_clicks(present(self.server, request, visit), str(segment), wanted, evidence)
+        before = present(self.server, request, visit)
+        if not before.complete:
+            raise Refusal(
+                "The server does not know what lay under your scribbles, and a click could leave a hole there; submit "
+                "the label first, then click."
+            )
+        answer = with_clicks(before, str(segment), wanted, evidence)
         self.server.answers.put(examination.key, request.client, answer)
         own = (answer.labels.array == TumourLabel[str(segment)]).astype(np.uint8)
         return TaskAnswer(Volume(own, grid), {str(segment): 1}, {"clicks": len(wanted)})
@@ -65,18 +72,37 @@ def evidence_of(server: Server, request: TaskRequest, visit: PreparedVisit) -> E
 
 
 def present(server: Server, request: TaskRequest, visit: PreparedVisit) -> Answer:
-    """The mask that the client has before it: its last answer, else the newest drawing, else the network's answer."""
+    """The mask that the client has before it, else the network's answer.
+
+    Raises
+    ------
+    Refusal
+        409 if nobody knows what that is: somebody saved since the client opened the case, or it never opened it.
+    """
+    shown = last_shown(server, request, visit)
+    if shown is not None:
+        return shown
+    seen = server.opened.seen(request.examination.key, request.client)
+    if visit.correction is not None:
+        raise Refusal(
+            "There is a drawing of this case that you have not opened, so the server does not know what you have "
+            "before you; submit what you have, if it is to be kept, or open the case again by Next Sample.",
+            status=409,
+        )
+    return Answer(network_labels(server, request.examination), True, seen=seen)
+
+
+def last_shown(server: Server, request: TaskRequest, visit: PreparedVisit) -> Answer | None:
+    """What the server gave the client last: an answer, else the drawing that it opened; None where nobody knows."""
     key, client = request.examination.key, request.client
-    known = server.answers.get(key, client)
+    seen = server.opened.seen(key, client)
+    known = server.answers.get(key, client, seen)
     # A study may have grown by a better reference image since: an answer on another grid is not before the client.
     if known is not None and known.labels.geometry.matches(visit.reference.geometry):
         return known
-    if visit.correction is not None:
-        return Answer(visit.correction.labels, False)
-    network_answer(server, request)
-    made = server.answers.get(key, client)
-    assert made is not None, "the network's answer was just remembered"
-    return made
+    if visit.correction is not None and not server.opened.is_stale(key, client, request.examination.token):
+        return Answer(visit.correction.labels, False, seen=seen)
+    return None
 
 
 def with_clicks(answer: Answer, segment: str, wanted: list[Click], evidence: Evidence) -> Answer:
@@ -102,7 +128,7 @@ def with_clicks(answer: Answer, segment: str, wanted: list[Click], evidence: Evi
         if click not in done:
             labels = _with_click(labels, click, evidence)
             done.append(click)
-    return Answer(labels, answer.from_network, tuple(done), base if done else None)
+    return replace(answer, labels=labels, clicks=tuple(done), before_clicks=base if done else None)
 
 
 def _with_click(labels: Volume, click: Click, evidence: Evidence) -> Volume:

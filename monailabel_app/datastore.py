@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
 
 from imaging.geometry import Volume
 from imaging.reader import read_volume
+from monailabel_app.answers import Answers
 from monailabel_app.cases import Cases
+from monailabel_app.clients import case_of, client_of, new_opening
 from monailabel_app.label_files import write_labels
 from monailabel_app.label_values import WIRE_VALUES, to_wire
 from monailabel_app.opened import OpenedCases
@@ -18,6 +21,8 @@ from monailabel_app.uploads import uploaded, used_up
 from monailabel_app.upstream import Datastore
 
 _LABEL_TAGS = ("final", "original")
+# Slicer looks its case up in the list of all of them right after it got it.
+_OPENINGS_LISTED = 64
 
 
 class ExaminationDatastore(Datastore):
@@ -33,19 +38,29 @@ class ExaminationDatastore(Datastore):
         Takes drawings.
     opened : OpenedCases
         Who works on what.
+    answers : Answers
+        What clients have before them.
     temporary : pathlib.Path
         Folder for files on their way to a viewer; emptied when the server stops.
     """
 
     def __init__(
-        self, studies: Studies, cases: Cases, saving: Saving, opened: OpenedCases, temporary: Path
+        self,
+        studies: Studies,
+        cases: Cases,
+        saving: Saving,
+        opened: OpenedCases,
+        answers: Answers,
+        temporary: Path,
     ) -> None:
         self._studies = studies
         self._cases = cases
         self._saving = saving
         self._opened = opened
+        self._answers = answers
         self._temporary = temporary
         self._info: dict[str, dict[str, Any]] = {}
+        self._openings: deque[str] = deque(maxlen=_OPENINGS_LISTED)
 
     def name(self) -> str:
         return "OncoTwin examinations"
@@ -75,7 +90,7 @@ class ExaminationDatastore(Datastore):
     def get_image_uri(self, image_id: str) -> str:
         """Path of the reference image as NIfTI, in the voxel order of the DICOM series."""
         with refusing():
-            key = self._studies.find(image_id)
+            key = self._find(image_id)
             examination = self._studies.examination(key)
             path = self._temporary / examination.image_name
             if not path.is_file():
@@ -92,7 +107,7 @@ class ExaminationDatastore(Datastore):
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Name of the file to download, and for the viewer's title patient and day."""
-        key = self._studies.find(image_id)
+        key = self._find(image_id)
         examination = self._studies.examination(key)
         title = f"{examination.catalog.patient.patient_id} {examination.visit.date:%Y-%m-%d}"
         return {"name": examination.image_name, "PatientID": title, **self._info.get(key, {})}
@@ -100,10 +115,10 @@ class ExaminationDatastore(Datastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         strategy = info.get("strategy")
         if isinstance(strategy, dict):
-            self._info[self._studies.find(image_id)] = {"strategy": strategy}
+            self._info[self._find(image_id)] = {"strategy": strategy}
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        key = self._studies.find(image_id)
+        key = self._find(image_id)
         return dict.fromkeys(_LABEL_TAGS, key) if key in self._studies.labelled() else {}
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
@@ -111,7 +126,7 @@ class ExaminationDatastore(Datastore):
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Path of the newest drawing as a label map with the viewers' values; a label's id is its image's."""
-        key = self._studies.find(label_id)
+        key = self._find(label_id)
         with refusing():
             drawn = self._cases.drawing(self._studies.examination(key))
         if drawn is None:
@@ -123,7 +138,7 @@ class ExaminationDatastore(Datastore):
         return Path(self.get_label_uri(label_id, label_tag)).read_bytes()
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        self._studies.find(label_id)
+        self._find(label_id)
         return {"params": {"label_names": dict(WIRE_VALUES)}}
 
     def save_label(
@@ -131,13 +146,14 @@ class ExaminationDatastore(Datastore):
     ) -> str:
         """Store a drawing; see :meth:`monailabel_app.saving.Saving.save`."""
         with used_up(uploaded(label_filename)), refusing():
-            key = self._studies.find(image_id)
+            key = self._find(image_id)
             named = label_info.get("label_info") or []
             if not isinstance(named, list) or not all(isinstance(item, dict) for item in named):
                 raise Refusal("label_info must be a list of objects with a name.")
             if label_tag not in _LABEL_TAGS:
                 raise Refusal(f"The tag {label_tag!r} is not known; submit as final.")
-            self._saving.save(key, Path(label_filename), str(label_info.get("client_id") or ""), named)
+            client = client_of(label_info.get("client_id"), image_id)
+            self._saving.save(key, Path(label_filename), client, named)
             return key
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
@@ -154,18 +170,27 @@ class ExaminationDatastore(Datastore):
             tag: {"ext": ".nii.gz", "info": {"params": {"label_names": dict(WIRE_VALUES)}}}
             for tag in _LABEL_TAGS
         }
-        drawn = self._studies.labelled()
+        drawn, keys = self._studies.labelled(), self._studies.keys()
         objects = {
-            key: {
-                "image": {"ext": ".nii.gz", "info": {"name": f"{key}.nii.gz"}},
-                "labels": labels if key in drawn else {},
+            image: {
+                "image": {"ext": ".nii.gz", "info": {"name": f"{case_of(image)}.nii.gz"}},
+                "labels": labels if case_of(image) in drawn else {},
             }
-            for key in self._studies.keys()
+            for image in (*keys, *self._openings)
+            if case_of(image) in keys
         }
         return {"name": self.name(), "description": self.description(), "objects": objects}
 
-    def note_opened(self, key: str, client: str) -> None:
-        """Remember that a client opens a case and will see its newest drawing."""
+    def note_opened(self, key: str, client_id: object) -> str:
+        """Remember that a client opens a case and will see its newest drawing.
+
+        Returns
+        -------
+        str
+            The id under which the client gets it, see :func:`monailabel_app.clients.new_opening`.
+        """
+        image = new_opening(key, client_id)
+        client = client_of(client_id, image)
         try:
             token = self._studies.examination(key).token
         except Refusal:
@@ -173,6 +198,14 @@ class ExaminationDatastore(Datastore):
             self._opened.note(key, client, "", only_new=True)
             raise
         self._opened.note(key, client, token)
+        self._answers.drop(key, client)
+        if image != key:
+            self._openings.append(image)
+        return image
+
+    def _find(self, image_id: str) -> str:
+        """Id of the examination that an image's id means, that of one opening too."""
+        return self._studies.find(case_of(image_id))
 
     def refresh(self) -> None:
         """Nothing to do: the studies are looked at whenever something is asked."""

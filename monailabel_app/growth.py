@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imaging.atlas import register_atlas
 from imaging.geometry import Geometry, Volume
-from imaging.labels import discard_outside, region_mask
-from imaging.preparation import PreparedVisit, combined_lesion, mask_on_grid, require_intervals
+from imaging.growth_grid import BrainMap, growth_grid, map_brain
+from imaging.labels import region_mask
+from imaging.preparation import PreparedVisit, mask_on_grid, require_intervals
 from imaging.registration import register_rigid
 from monailabel_app.cases import images_digest, labels_of
 from monailabel_app.refusal import Refusal
@@ -139,14 +139,11 @@ class Growth:
             raise Refusal(_NOTHING_THERE)
         visits = self.prepared(examinations)
         labels = [self.labels(one, visit) for one, visit in zip(examinations, visits, strict=True)]
-        grid = visits[0].reference.geometry.axis_aligned_cover(settings.grid_mm)
-        image = visits[0].aligned("t1") if "t1" in visits[0].images else visits[0].reference
-        lesion = combined_lesion(list(zip(visits, labels, strict=True)), grid)
-        maps = register_atlas(image, grid, lesion=lesion, seed=seed)
-        labels = [
-            self._inside_brain(drawn, visit, maps.brain_mask)
-            for drawn, visit in zip(labels, visits, strict=True)
-        ]
+        seen_by = list(zip(visits, labels, strict=True))
+        grid = growth_grid(seen_by, settings.grid_mm)
+        brain = map_brain(seen_by, grid, seed=seed)
+        maps = brain.tissue
+        labels = [self._inside_brain(drawn, visit, brain) for visit, drawn in seen_by]
         with_tumour = [bool(np.any(drawn.array)) for drawn in labels]
         if not with_tumour[-1]:
             raise Refusal(_NOTHING_THERE)
@@ -182,12 +179,11 @@ class Growth:
             )
         return Twin(visits, grid, tissue, observations, calibration)
 
-    def _inside_brain(self, labels: Volume, visit: PreparedVisit, brain_mask: Volume) -> Volume:
+    def _inside_brain(self, labels: Volume, visit: PreparedVisit, brain: BrainMap) -> Volume:
         """The network's labels within the brain; a clinician's stand as they are."""
         if visit.correction is not None or not np.any(labels.array):
             return labels
-        brain = mask_on_grid(brain_mask, labels.geometry, visit.visit_to_first)
-        return discard_outside(labels, brain, self._server.configuration.min_component_ml)
+        return brain.inside(labels, visit, self._server.configuration.min_component_ml)
 
 
 def _observation(visit: PreparedVisit, labels: Volume, grid: Geometry) -> TumourObservation:

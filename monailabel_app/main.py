@@ -15,6 +15,7 @@ from monailabel_app.answers import Answers
 from monailabel_app.archive import Archive, ArchivedStudies
 from monailabel_app.cases import Cases
 from monailabel_app.click_task import ClickTask
+from monailabel_app.clients import case_of, client_of
 from monailabel_app.configuration import Configuration, read_configuration
 from monailabel_app.datastore import SINGLE_VOLUME, ExaminationDatastore
 from monailabel_app.growth import Growth
@@ -75,10 +76,12 @@ class OncoTwinLabel(MONAILabelApp):
             self.configuration.version,
         )
         temporary = Path(tempfile.mkdtemp())
-        return ExaminationDatastore(server.studies, server.cases, saving, server.opened, temporary)
+        return ExaminationDatastore(
+            server.studies, server.cases, saving, server.opened, server.answers, temporary
+        )
 
     def init_infers(self) -> dict[str, Any]:
-        # Slicer runs the first one by itself when it opens a case.
+        # Slicer runs the first one by itself when it opens a case, if it is told to run models by itself.
         return {
             "tumour": TumourTask(self.server),
             "network": NetworkTask(self.server),
@@ -145,10 +148,10 @@ class OncoTwinLabel(MONAILabelApp):
             raise Refusal(SINGLE_VOLUME)
         mask = uploaded(request.get("label"))
         with used_up(mask), refusing():
-            examination = self.server.studies.examination(self.server.studies.find(image))
+            examination = self.server.studies.examination(self.server.studies.find(case_of(image)))
             checked = TaskRequest(
                 examination=examination,
-                client=str(request.get("client_id") or ""),
+                client=client_of(request.get("client_id"), image),
                 parameters={name: request[name] for name in task.parameters if name in request},
                 mask=mask,
                 shown=next((series for series in examination.visit.series if series.uid == image), None),
@@ -164,7 +167,7 @@ class OncoTwinLabel(MONAILabelApp):
         with refusing():
             picked: dict[str, Any] = strategy(request, self._datastore) or {}
             if picked:
-                self._datastore.note_opened(picked["id"], str(request.get("client_id") or ""))
+                picked["id"] = self._datastore.note_opened(picked["id"], request.get("client_id"))
         return picked
 
     def sessions(self) -> NoReturn:

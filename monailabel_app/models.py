@@ -67,10 +67,17 @@ class Models:
         return ModelIdentity(described.name, described.version, described.sha256)
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """What the bundle in use says about itself."""
+        content: dict[str, Any] = json.loads(
+            (self.bundle / "configs" / "metadata.json").read_text(encoding="utf-8")
+        )
+        return content
+
+    @property
     def validation(self) -> dict[str, Any]:
         """What was measured when the model in use was published; empty for one that was not published here."""
-        metadata = json.loads((self.bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-        measured: dict[str, Any] = metadata.get("oncotwin", {}).get("label_validation", {})
+        measured: dict[str, Any] = self.metadata.get("oncotwin", {}).get("label_validation", {})
         return measured
 
     def use(self, bundle: Path) -> None:

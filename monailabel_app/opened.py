@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 _HOURS_OPEN = 8.0
+_DAYS_KNOWN = 90.0
 
 
 class OpenedCases:
@@ -30,21 +31,31 @@ class OpenedCases:
     def note(self, key: str, client: str, token: str, *, only_new: bool = False) -> None:
         """Remember that a client has seen the state ``token`` of a case.
 
-        With ``only_new`` what it has seen earlier stands: running a model on a case does not show its label.
+        With ``only_new`` what it has seen earlier stands: running a model on a case does not show its label. A client
+        that nobody knows (empty) is not noted, or the next such one would pass for it. What was noted long ago is
+        forgotten: who comes back then is told of every drawing there is.
         """
-        of = self._seen.setdefault(key, {})
+        if not client:
+            return
+        since = time.time() - 86400 * _DAYS_KNOWN
+        of = {who: noted for who, noted in self._seen.get(key, {}).items() if noted[1] > since}
+        self._seen[key] = of
         known = of.get(_alias(client))
         kept = known[0] if only_new and known is not None else token
         of[_alias(client)] = (kept, time.time())
         self._write()
 
-    def is_stale(self, key: str, client: str, token: str) -> bool:
-        """Whether somebody saved since this client opened the case; unknown clients have seen nothing."""
+    def seen(self, key: str, client: str) -> str:
+        """The state of a case that this client has seen; empty for unknown clients, which have seen nothing."""
         seen, _ = self._seen.get(key, {}).get(_alias(client), ("", 0.0))
-        return seen != token
+        return seen
+
+    def is_stale(self, key: str, client: str, token: str) -> bool:
+        """Whether somebody saved since this client opened the case."""
+        return self.seen(key, client) != token
 
     def by_others(self, key: str, client: str) -> bool:
-        """Whether another client opened the case within a working day."""
+        """Whether another client opened the case within a working day; any is another to one that nobody knows."""
         since = time.time() - 3600 * _HOURS_OPEN
         return any(
             who != _alias(client) and when > since for who, (_, when) in self._seen.get(key, {}).items()

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from monailabel_app.clients import name_of
 from monailabel_app.opened import OpenedCases
 from monailabel_app.upstream import Datastore, Strategy
 
@@ -59,5 +60,5 @@ class FinishedCase(Strategy):
 
 def undisturbed(keys: Sequence[str], request: dict[str, Any], opened: OpenedCases) -> list[str]:
     """Those that no other client has open; all of them when each is open somewhere."""
-    client = str(request.get("client_id") or "")
+    client = name_of(request.get("client_id"))
     return [key for key in keys if not opened.by_others(key, client)] or list(keys)

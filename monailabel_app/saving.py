@@ -17,6 +17,7 @@ from imaging.writers.identity import RunIdentity
 from imaging.writers.segmentation import write_segmentation
 from monailabel_app.answers import Answer, Answers
 from monailabel_app.cases import Cases
+from monailabel_app.clients import SET_A_NAME, has_name
 from monailabel_app.label_files import read_labels
 from monailabel_app.label_values import from_wire
 from monailabel_app.models import Models
@@ -27,6 +28,11 @@ from monailabel_app.studies import Examination, Studies, place
 log = logging.getLogger("oncotwin.label")
 
 _BY_HAND = ModelIdentity("drawn by hand", "1", "")
+_SOMEBODY_ELSE = (
+    "Somebody else has saved this case since you opened it. Their drawing is in the archive; yours was not stored as "
+    "the newest, but kept on the server. Look at theirs by Next Sample, strategy finished; or submit again to store "
+    "yours on top of it."
+)
 
 
 class Saving:
@@ -68,7 +74,7 @@ class Saving:
         file : pathlib.Path
             Label map as the viewer sent it.
         client : str
-            Who sent it.
+            Who sent it, see :func:`monailabel_app.clients.client_of`.
         label_info : sequence of mapping
             See :func:`monailabel_app.label_values.from_wire`.
 
@@ -89,22 +95,24 @@ class Saving:
         assert grid is not None, "a series that makes a volume has a grid"
         sent = read_labels(file, grid)
         labels = sent.with_array(from_wire(sent.array, label_info))
+        named = has_name(client)
+        # Of a client that nobody knows, only the same drawing once more is the same person's second try.
+        client = client or hashlib.sha256(labels.array.tobytes()).hexdigest()
+        answer = self._answers.get(key, client, self._opened.seen(key, client))
+        corrected = answer is not None and answer.from_network
         if self._opened.is_stale(key, client, examination.token):
             self._keep_aside(examination, labels)
-            self._opened.note(key, client, examination.token)
-            raise Refusal(
-                "Somebody else has saved this case since you opened it. Their drawing is in the archive; yours was "
-                "not stored as the newest, but kept on the server. Look at theirs by Next Sample, strategy finished; "
-                "or submit again to store yours on top of it.",
-                status=409,
-            )
-        answer = self._answers.get(key, client)
-        corrected = answer is not None and answer.from_network
+            self._know(key, client, labels, corrected, examination.token)
+            raise Refusal(_SOMEBODY_ELSE if named else f"{_SOMEBODY_ELSE} {SET_A_NAME}", status=409)
         uid = self._write(examination, labels, "corrected_network" if corrected else "dicom_seg")
-        self._opened.note(key, client, self._studies.examination(key).token)
-        self._answers.put(key, client, Answer(labels, corrected))
+        self._know(key, client, labels, corrected, self._studies.examination(key).token)
         log.info("stored a drawing")
         return uid
+
+    def _know(self, key: str, client: str, labels: Volume, corrected: bool, token: str) -> None:
+        """What was sent is what the client has before it, and the newest drawing is known to it."""
+        self._opened.note(key, client, token)
+        self._answers.put(key, client, Answer(labels, corrected, seen=token))
 
     def _write(self, examination: Examination, labels: Volume, source: str) -> str:
         model = self._models.identity if source == "corrected_network" else _BY_HAND

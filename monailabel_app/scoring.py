@@ -1,20 +1,23 @@
-"""How much a drawing of a case would teach: scores computed on request, kept for the model they belong to."""
+"""How much a drawing of a case would teach: computed on request, kept for the model, images and drawings behind it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monailabel_app.cases import images_digest
 from monailabel_app.growth import Growth
 from monailabel_app.refusal import DATA_ERRORS, Refusal
-from monailabel_app.studies import Examination
+from monailabel_app.studies import Examination, siblings
 from monailabel_app.tasks import Server
 from monailabel_app.twin_tasks import disagreement
 from monailabel_app.upstream import Datastore, ScoringMethod
@@ -43,24 +46,56 @@ class Scores:
 
     def of(self, method: str, model: str) -> dict[str, float]:
         """Score by case under one model; empty before anything was scored."""
-        found: dict[str, float] = self._read().get(method, {}).get(model, {})
-        return found
+        return {key: float(entry["score"]) for key, entry in self._entries(method, model).items()}
 
-    def add(self, method: str, model: str, key: str, score: float) -> None:
-        """Keep a score; those of other models are dropped."""
-        content = self._read()
-        known = content.get(method, {}).get(model, {})
-        content[method] = {model: {**known, key: score}}
+    def has(self, method: str, model: str, key: str, basis: str) -> bool:
+        """Whether a case has a score, and one of what it rests on now."""
+        entry = self._entries(method, model).get(key)
+        return entry is not None and entry["basis"] == basis
+
+    def add(self, method: str, model: str, key: str, score: float, basis: str) -> None:
+        """Keep a score with a digest of what it rests on; those of other models are dropped."""
+        self._write(method, model, {**self._entries(method, model), key: {"score": score, "basis": basis}})
+
+    def drop(self, method: str, model: str, key: str) -> None:
+        """Forget the score of a case."""
+        entries = self._entries(method, model)
+        if key in entries:
+            self._write(method, model, {other: entry for other, entry in entries.items() if other != key})
+
+    def _entries(self, method: str, model: str) -> dict[str, dict[str, Any]]:
+        # Earlier versions kept a bare number, of which nobody knows what it rests on.
+        found = self._read().get(method, {}).get(model, {})
+        return {key: entry for key, entry in found.items() if isinstance(entry, dict)}
+
+    def _write(self, method: str, model: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        content = {**self._read(), method: {model: entries}}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_name(f".{self._path.name}.part")
         part.write_text(json.dumps(content), encoding="utf-8")
         os.replace(part, self._path)
 
-    def _read(self) -> dict[str, dict[str, dict[str, float]]]:
+    def _read(self) -> dict[str, Any]:
         if not self._path.is_file():
             return {}
-        content: dict[str, dict[str, dict[str, float]]] = json.loads(self._path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
         return content
+
+
+@dataclass(frozen=True)
+class Score:
+    """A way to score.
+
+    Parameters
+    ----------
+    of : callable
+        Examination to score; raises one of the rooms' errors where there is none.
+    rests_on : callable
+        Examination to everything that decides its score beside the model.
+    """
+
+    of: Callable[[Examination], float]
+    rests_on: Callable[[Examination], Sequence[object]]
 
 
 class CaseScoring(ScoringMethod):
@@ -72,18 +107,11 @@ class CaseScoring(ScoringMethod):
         Of the method.
     description : str
         What a high score means.
-    score : callable
-        Examination to score; raises one of the rooms' errors where there is none.
+    score : Score
+        How it scores.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        scores: Scores,
-        name: str,
-        description: str,
-        score: Callable[[Examination], float],
-    ) -> None:
+    def __init__(self, server: Server, scores: Scores, name: str, description: str, score: Score) -> None:
         super().__init__(description)
         self._server = server
         self._scores = scores
@@ -94,15 +122,18 @@ class CaseScoring(ScoringMethod):
         model = self._server.models.identity.sha256
         done, without = 0, 0
         for key in datastore.get_unlabeled_images():
-            if key in self._scores.of(self._name, model):
-                continue
             try:
-                score = self._score(self._server.studies.examination(key))
+                examination = self._server.studies.examination(key)
+                basis = _digest(self._score.rests_on(examination))
+                if self._scores.has(self._name, model, key, basis):
+                    continue
+                score = self._score.of(examination)
             except (*DATA_ERRORS, Refusal):
                 # A first visit has no twin, and a study that cannot be read no score; both are told when opened.
+                self._scores.drop(self._name, model, key)
                 without += 1
                 continue
-            self._scores.add(self._name, model, key, score)
+            self._scores.add(self._name, model, key, score, basis)
             done += 1
         log.info("scored %d cases, %d without a score", done, without)
         return {"scored": done, "without_score": without}
@@ -121,16 +152,36 @@ def scoring_methods(server: Server, growth: Growth, scores: Scores) -> dict[str,
         found, _, _ = disagreement(server, growth, examination.key)
         return float((found.array > 0).sum()) * found.geometry.voxel_volume_mm3 / 1000
 
+    settings = server.configuration
+
+    def images(examination: Examination) -> Sequence[object]:
+        return [settings.seed, images_digest(examination)]
+
+    def images_and_drawings_so_far(examination: Examination) -> Sequence[object]:
+        so_far = [one for one in siblings(examination, settings.rules) if one.number <= examination.number]
+        visits = [(images_digest(one), one.token) for one in so_far]
+        return [settings.seed, settings.min_component_ml, settings.growth, visits]
+
     return {
         "epistemic": CaseScoring(
             server,
             scores,
             "epistemic",
             "Variance of the network under changes that should not matter",
-            epistemic,
+            Score(epistemic, images),
         ),
-        "twin": CaseScoring(server, scores, "twin", "Millilitres on which network and twin disagree", twin),
+        "twin": CaseScoring(
+            server,
+            scores,
+            "twin",
+            "Millilitres on which network and twin disagree",
+            Score(twin, images_and_drawings_so_far),
+        ),
     }
+
+
+def _digest(words: Sequence[object]) -> str:
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
 
 
 def variance_under_changes(segmenter: TumourSegmenter, images: Mapping[str, Tensor]) -> float:

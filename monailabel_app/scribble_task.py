@@ -10,7 +10,7 @@ import numpy as np
 from imaging.geometry import Geometry, Volume
 from imaging.labels import TumourLabel
 from monailabel_app.answers import Answer
-from monailabel_app.click_task import evidence_of, replaced
+from monailabel_app.click_task import evidence_of, last_shown, replaced
 from monailabel_app.label_files import read_labels
 from monailabel_app.label_values import WIRE_VALUES, from_wire
 from monailabel_app.local_edit import edited
@@ -55,9 +55,13 @@ class ScribbleTask(CaseTask):
         if not any(stroke.any() for stroke in strokes.values()):
             raise Refusal("There are no scribbles; draw some with the foreground or background brush.")
         labels = from_wire(sent, label_info)
+        # What a stroke covers is not in the label map, whatever its segment: there stands what the server gave last.
+        earlier = last_shown(self.server, request, visit)
+        covered = strokes[_INCLUDE] | strokes[_EXCLUDE]
+        if earlier is not None:
+            labels = np.where(covered, earlier.labels.array, labels)
         value = TumourLabel[str(name)]
         present = labels == value
-        # What a stroke covers is not in the label map; the stroke itself says what it is.
         after = present | strokes[_INCLUDE]
         evidence = evidence_of(self.server, request, visit)
         for stroke, include in ((_INCLUDE, True), (_EXCLUDE, False)):
@@ -66,12 +70,18 @@ class ScribbleTask(CaseTask):
                 shown = replaced(labels, after, value)
                 after = edited(shown, grid, value, evidence, marks, include, _REACH_MM, strokes=True)
         after = (after | strokes[_INCLUDE]) & ~strokes[_EXCLUDE]
-        after = np.where(_inside(request.parameters.get("roi"), grid), after, present)
-        known = self.server.answers.get(request.examination.key, request.client)
+        inside = _inside(request.parameters.get("roi"), grid)
+        after = np.where(inside, after, present)
+        key, client = request.examination.key, request.client
         answer = Answer(
-            Volume(replaced(labels, after, value), grid), known is not None and known.from_network
+            Volume(replaced(labels, after, value), grid),
+            from_network=earlier is not None and earlier.from_network,
+            seen=self.server.opened.seen(key, client),
+            # An included voxel is of the segment; of any other the label under the stroke must be known.
+            complete=(earlier is not None and earlier.complete)
+            or not (covered & ~(strokes[_INCLUDE] & inside)).any(),
         )
-        self.server.answers.put(request.examination.key, request.client, answer)
+        self.server.answers.put(key, client, answer)
         return TaskAnswer(Volume(after.astype(np.uint8), grid), {str(name): 1}, {})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import Protocol
 
 from imaging.annotation_index import Annotation
 from imaging.annotations import by_persons_first
-from imaging.catalog import Catalog, Visit, read_inventory
+from imaging.catalog import Catalog, Inventory, Visit, read_inventory
 from imaging.errors import ImagingError, Reason
 from imaging.preparation import REFERENCE_ORDER
 from imaging.role_selection import RoleRule, RoleSelection, propose_roles
 from imaging.series import Series
 from monailabel_app.refusal import Refusal, as_refusal
+
+log = logging.getLogger("oncotwin.label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +57,9 @@ class Examination:
 
     @property
     def image_name(self) -> str:
-        """File name of the reference image; other instances make another name, since viewers keep files by name."""
-        instances = "\n".join(self.reference.instance_uids)
-        return f"{self.key}-{hashlib.sha256(instances.encode()).hexdigest()[:12]}.nii.gz"
+        """File name of the reference image; other content makes another name, since viewers keep files by name."""
+        content = "\n".join(self.reference.digests)
+        return f"{self.key}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.nii.gz"
 
     @property
     def drawing(self) -> Annotation | None:
@@ -70,9 +73,9 @@ class Examination:
 
     @property
     def token(self) -> str:
-        """Changes whenever somebody saves a drawing, wherever; empty while there is none."""
+        """Changes whenever somebody saves a drawing, wherever, under an old UID too; empty while there is none."""
         drawn = self.drawing
-        return "" if drawn is None else drawn.sop_instance_uid
+        return "" if drawn is None else f"{drawn.sop_instance_uid} {drawn.sha256[:16]}"
 
     def number_among_siblings(self, rules: Sequence[RoleRule]) -> int:
         """How many earlier visits of the patient can be worked with."""
@@ -166,17 +169,30 @@ class FolderStudies:
             ) from error
 
     def _look(self) -> None:
-        """Read the folder again if anything in it has changed."""
+        """Read the folder again if anything in it has changed.
+
+        Raises
+        ------
+        Refusal
+            If the folder is gone, or it or a file in it may not be read.
+        """
         seen = frozenset(_files(self._folder))
         if seen == self._seen:
             return
-        self._by_key = {}
+        # Until everything is read, so that what fails is tried again whatever the folder looks like then.
+        self._seen = None
         try:
             inventory = read_inventory(self._folder, visit_gap_hours=self._visit_gap_hours)
-            self._by_key = {one.key: one for one in examinations(inventory.patients, self._rules)}
         except ImagingError as error:
-            if error.reason is not Reason.EMPTY_INPUT:
+            if error.reason is not Reason.EMPTY_INPUT or not self._folder.is_dir():
                 raise as_refusal(error) from error
+            inventory = Inventory((), (), ())
+        if inventory.broken:
+            log.warning(
+                "%d files of the studies are damaged or missing and are left out; python -m imaging lists them",
+                len(inventory.broken),
+            )
+        self._by_key = {one.key: one for one in examinations(inventory.patients, self._rules)}
         self._seen = seen
 
 

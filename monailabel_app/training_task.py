@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from monailabel_app.fine_tuning import Part, Plan, fine_tuned, mean_dice
 from monailabel_app.last_layer import with_last_layer_fitted
 from monailabel_app.refusal import Refusal
 from monailabel_app.tasks import Server
-from monailabel_app.training_cases import drawn_cases, split
+from monailabel_app.training_cases import Taught, split, usable_cases
 from monailabel_app.upstream import Datastore, TrainTask
 from segmentation.bundle import load_bundle
 from segmentation.inference import TumourSegmenter
@@ -55,7 +56,8 @@ class FineTuningTask(TrainTask):
         Raises
         ------
         Refusal
-            If there are fewer than two drawings or the model's form cannot be trained here.
+            If too few drawings can be used, nobody is left to learn from or to check on, or the model's form cannot be
+            trained here.
         """
         epochs = request.get("epochs", Plan.epochs)
         if not isinstance(epochs, int) or not 1 <= epochs <= _MOST_EPOCHS:
@@ -77,35 +79,35 @@ def train(server: Server, plan: Plan) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``published``, ``dice`` (of the new weights as stored), ``dice_before``, ``validation``, ``cases``.
+        ``published``, ``dice`` (of the new weights as stored), ``dice_before``, ``validation``, ``cases``,
+        ``validation_cases``, ``left_out`` (how many drawings could not be used), ``reasons`` (for each of them, by id).
 
     Raises
     ------
     Refusal
         See :class:`FineTuningTask`.
     """
-    labelled = server.studies.labelled()
-    drawn = [server.studies.examination(key) for key in server.studies.keys() if key in labelled]
-    learning, checking, validation = split(drawn)
-    if not learning:
-        raise Refusal(
-            "Training needs drawings of at least two examinations: one to learn from, one to check on."
-        )
     bundle = server.models.bundle
     description, network = load_bundle(bundle)
     if description.head != "labels":
         raise Refusal(
             f"Model {description.name} has no label outputs; only models of that form are trained here."
         )
-    lessons = drawn_cases(server, learning, description.spacing_mm)
-    checks = drawn_cases(server, checking, description.spacing_mm)
+    usable, left_out = usable_cases(server, description.spacing_mm)
+    taught = Taught.of(server.models.metadata)
+    with _naming(left_out):
+        parts = split([one.examination for one in usable], taught)
+    lessons = [one.case for one in usable if one.examination in parts.learning]
+    checks = [one.case for one in usable if one.examination in parts.checking]
 
     def measure(candidate: nn.Module) -> float:
         device = server.models.segmenter.device
         segmenter = TumourSegmenter(description, candidate, device, variants=1)
         return mean_dice(segmenter, checks, server.configuration.min_component_ml)
 
-    log.info("training on %d drawings, validating on %d", len(lessons), len(checks))
+    log.info(
+        "training on %d drawings, validating on %d, left out: %d", len(lessons), len(checks), len(left_out)
+    )
     before = measure(network)
     found = (
         with_last_layer_fitted(description, network, lessons)
@@ -114,26 +116,42 @@ def train(server: Server, plan: Plan) -> dict[str, Any]:
     )
     measured = {
         "dice_before": round(before, 4),
-        "validation": validation,
+        "validation": parts.said,
         "cases": len(lessons),
         "validation_cases": len(checks),
+        "left_out": len(left_out),
     }
-    candidate = _stored(server, bundle, found, measured)
+    candidate = _stored(server, bundle, found, measured, taught.after(parts.learning, parts.checking))
     # What counts is the bundle as it will be loaded, in half precision.
     after = measure(load_bundle(candidate)[1])
     if after <= before:
         shutil.rmtree(candidate)
         log.info("not published: validation Dice %.3f, before %.3f", after, before)
-        return {"published": False, "dice": round(after, 4), **measured}
+        return {"published": False, "dice": round(after, 4), **measured, "reasons": left_out}
     _note_dice(candidate, after)
     final = candidate.with_name(candidate.name.removeprefix(".part-"))
     candidate.rename(final)
     server.models.use(final)
     log.info("published %s: validation Dice %.3f, before %.3f", final.name, after, before)
-    return {"published": True, "bundle": final.name, "dice": round(after, 4), **measured}
+    said = {"published": True, "bundle": final.name, "dice": round(after, 4)}
+    return {**said, **measured, "reasons": left_out}
 
 
-def _stored(server: Server, bundle: Path, network: nn.Module, measured: Mapping[str, Any]) -> Path:
+@contextmanager
+def _naming(left_out: Mapping[str, str]) -> Iterator[None]:
+    """Where too few cases remain, the refusal says which were left out and why."""
+    try:
+        yield
+    except Refusal as refused:
+        if not left_out:
+            raise
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in left_out.items())
+        raise Refusal(f"{refused.detail} Left out: {len(left_out)} ({reasons})") from refused
+
+
+def _stored(
+    server: Server, bundle: Path, network: nn.Module, measured: Mapping[str, Any], taught: Taught
+) -> Path:
     """A copy of a bundle with other weights and the next version, under a name that nobody takes for a bundle yet."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     base = str(metadata["version"]).split("+label.")[0]
@@ -158,6 +176,7 @@ def _stored(server: Server, bundle: Path, network: nn.Module, measured: Mapping[
     ours = metadata.setdefault("oncotwin", {})
     ours["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     ours["label_validation"] = dict(measured)
+    ours["label_cases"] = taught.as_metadata()
     _write_metadata(target, metadata)
     return target
 

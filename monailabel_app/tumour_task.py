@@ -11,6 +11,7 @@ from imaging.labels import volumes_ml
 from monailabel_app.answers import Answer
 from monailabel_app.cases import labels_of
 from monailabel_app.label_values import WIRE_VALUES, to_wire
+from monailabel_app.studies import Examination
 from monailabel_app.tasks import CaseTask, Server, TaskAnswer, TaskRequest
 from monailabel_app.upstream import InferType
 
@@ -18,8 +19,8 @@ from monailabel_app.upstream import InferType
 class TumourTask(CaseTask):
     """The newest drawing of a clinician, or the network's answer where nobody drew.
 
-    Slicer runs the first model by itself when it opens a case; so opening a finished case shows what was drawn and
-    does not put the network's answer over it.
+    Where Slicer is told to run models by itself, it runs the first one when it opens a case; so opening a finished case
+    shows what was drawn and does not put the network's answer over it.
     """
 
     def __init__(self, server: Server) -> None:
@@ -35,8 +36,9 @@ class TumourTask(CaseTask):
         if drawn is None:
             return network_answer(self.server, request)
         # What is shown is the newest drawing, so saving over it is no accident.
-        self.server.opened.note(request.examination.key, request.client, request.examination.token)
-        self.server.answers.put(request.examination.key, request.client, Answer(drawn.labels, False))
+        key, token = request.examination.key, request.examination.token
+        self.server.opened.note(key, request.client, token)
+        self.server.answers.put(key, request.client, Answer(drawn.labels, False, seen=token))
         return _as_answer(drawn.labels, {"source": drawn.source})
 
 
@@ -52,12 +54,11 @@ class NetworkTask(CaseTask):
 
 def network_answer(server: Server, request: TaskRequest) -> TaskAnswer:
     """Segment the case and remember the answer as what the client has before it."""
-    examination = request.examination
-    result, grid = server.network.result(examination)
-    segmenter = server.models.segmenter
-    labels = labels_of(segmenter, result, grid, server.cases.prepared(examination).reference)
-    server.answers.put(examination.key, request.client, Answer(labels, True))
-    described = segmenter.description
+    key, client = request.examination.key, request.client
+    labels = network_labels(server, request.examination)
+    server.answers.put(key, client, Answer(labels, True, seen=server.opened.seen(key, client)))
+    result, _ = server.network.result(request.examination)
+    described = server.models.segmenter.description
     notes = list(result.out_of_family)
     if result.missing_roles:
         notes.append(f"Segmented without {', '.join(result.missing_roles).upper()}.")
@@ -68,6 +69,12 @@ def network_answer(server: Server, request: TaskRequest) -> TaskAnswer:
         "notes": notes,
     }
     return _as_answer(labels, said)
+
+
+def network_labels(server: Server, examination: Examination) -> Volume:
+    """The network's answer on the grid of the visit's reference image."""
+    result, grid = server.network.result(examination)
+    return labels_of(server.models.segmenter, result, grid, server.cases.prepared(examination).reference)
 
 
 def _as_answer(labels: Volume, said: Mapping[str, object]) -> TaskAnswer:

@@ -7,13 +7,17 @@ threads meet a thousand times a step; two processes meet once.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.multiprocessing import ProcessExitedException
 
 
 class Team:
@@ -57,11 +61,44 @@ def _member(rank: int, size: int, meeting: str, work: Callable[..., Any], argume
 def run_together(size: int, work: Callable[..., Any], *arguments: Any) -> None:
     """Run `work(*arguments)` in `size` processes that find each other; returns when all have ended.
 
+    SIGTERM to this process is passed on to them, and this function then returns when they have done what they do at it.
+    Must be called in the main thread, as all that handles signals.
+
     Parameters
     ----------
     work
         A function of a module, so that a new process can import it; makes a `Team` of its own.
+
+    Raises
+    ------
+    torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException
+        If a member fails or is killed without SIGTERM having come here.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        meeting = str(Path(folder) / "meeting")
-        torch.multiprocessing.spawn(_member, (size, meeting, work, arguments), nprocs=size)
+    members: list[BaseProcess] = []
+    told = False
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        for member in members:
+            member.terminate()
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = str(Path(folder) / "meeting")
+            started = torch.multiprocessing.spawn(
+                _member, (size, meeting, work, arguments), nprocs=size, join=False
+            )
+            members += started.processes
+            if told:  # while they were being started
+                tell(signal.SIGTERM, None)
+            try:
+                while not started.join():
+                    pass
+            except ProcessExitedException as ended:
+                # A member that does not handle SIGTERM yet has nothing to save, and just ends.
+                if not told or ended.signal_name != signal.SIGTERM.name:
+                    raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -345,7 +345,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if preset.cases:
         fill_pool(pool, preset.cases)
     if options.processes > 1:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the members handle it
         run_together(options.processes, _train, replace(preset, workers=0), pool, options)
     else:
         if not torch.cuda.is_available():
@@ -364,6 +363,7 @@ def _train(preset: Preset, pool: Path, options: argparse.Namespace) -> None:
         trainer.initialise(options.init)
     trainer.until = options.until
     signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
+    log.info("process %d of %d begins at step %d", trainer.team.rank + 1, trainer.team.size, trainer.step)
     trainer.run()
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import requests
@@ -72,6 +73,19 @@ class Orthanc:
                 for instance in series["Instances"]:
                     found.append(requests.get(f"{URL}/instances/{instance}/file", timeout=30).content)
         return found
+
+    def delete_segmentations(self) -> list[bytes]:
+        """Delete every SEG object; returns them."""
+        gone = self.segmentations()
+        for series in requests.get(f"{URL}/series?expand", timeout=30).json():
+            if series["MainDicomTags"]["Modality"] == "SEG":
+                requests.delete(f"{URL}/series/{series['ID']}", timeout=30).raise_for_status()
+        return gone
+
+    def store(self, objects: Sequence[bytes]) -> None:
+        """Store objects."""
+        for content in objects:
+            requests.post(f"{URL}/instances", data=content, timeout=30).raise_for_status()
 
     def stop(self) -> None:
         """Stop it."""

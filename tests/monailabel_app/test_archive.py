@@ -117,6 +117,20 @@ def test_somebody_elses_drawing_in_the_archive_counts(
     assert said["source"] == "dicom_seg" and not load_volume(answer)[0].any(), "the newest one counts"
 
 
+def test_a_drawing_deleted_in_the_archive_is_in_force_no_more(reader: Reader, orthanc: Orthanc) -> None:
+    key, _ = reader.open("finished")
+    before = len(orthanc.segmentations())
+    for drawn in (True, False):
+        _, said = reader.run("tumour", key)
+        assert said["source"] == ("dicom_seg" if drawn else "network")
+        if drawn:
+            gone = orthanc.delete_segmentations()
+            assert len(gone) == before
+    assert reader.client.info()["datastore"]["completed"] == 0
+    orthanc.store(gone)
+    assert reader.run("tumour", key)[1]["source"] == "dicom_seg"
+
+
 def test_the_series_that_ohif_shows_means_its_study(reader: Reader, phantom: PhantomTruth) -> None:
     for visit in phantom.visits[:2]:
         for role in ("t1ce", "flair"):

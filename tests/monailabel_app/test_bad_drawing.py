@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from monailabel_app.answers import Answers
 from monailabel_app.cases import Cases
 from monailabel_app.datastore import ExaminationDatastore
 from monailabel_app.opened import OpenedCases
@@ -28,7 +29,8 @@ def datastore(folder: Path) -> ExaminationDatastore:
     (folder / "temporary").mkdir()
     studies = FolderStudies(folder / "studies", 4.0, ())
     opened = OpenedCases(folder / "opened.json")
-    return ExaminationDatastore(studies, Cases(folder / "images", 0), ANY, opened, folder / "temporary")
+    cases = Cases(folder / "images", 0)
+    return ExaminationDatastore(studies, cases, ANY, opened, Answers(), folder / "temporary")
 
 
 def draw(folder: Path, name: str, patient: str, label: str = "WT") -> None:

@@ -25,7 +25,7 @@ def test_images_of_an_older_version_are_made_anew(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(cases, "network_images", images)
     monkeypatch.setattr(Cases, "prepared", lambda self, examination: None)
-    chosen = {"t1ce": SimpleNamespace(instance_uids=("1.2.3.4",))}
+    chosen = {"t1ce": SimpleNamespace(digests=("1.2.3.4",))}
     examination: Any = SimpleNamespace(selection=SimpleNamespace(chosen=chosen))
     kept = Cases(tmp_path, seed=0)
     for _ in range(2):

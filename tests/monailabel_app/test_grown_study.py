@@ -19,6 +19,7 @@ from monailabel_app.click_task import present
 from monailabel_app.datastore import ExaminationDatastore
 from monailabel_app.growth import Growth
 from monailabel_app.network import Network
+from monailabel_app.opened import OpenedCases
 from monailabel_app.studies import FolderStudies
 from tests.imaging import dicom_factory as factory
 
@@ -48,7 +49,7 @@ def study(tmp_path: Path) -> Study:
 
 def test_the_image_is_that_of_the_reference_as_it_is_now(study: Study, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
-    datastore = ExaminationDatastore(study.studies, ANY, ANY, ANY, tmp_path / "temporary")
+    datastore = ExaminationDatastore(study.studies, ANY, ANY, ANY, ANY, tmp_path / "temporary")
     study.receive("flair")
     names = []
     for arriving, shown in (("t2", "t2_flair"), ("t1ce", "post GD")):
@@ -101,14 +102,15 @@ def test_the_twin_is_calibrated_again_when_a_contrast_has_arrived(
 
 def test_clicks_do_not_go_into_an_answer_on_an_older_image(study: Study, tmp_path: Path) -> None:
     study.receive("flair")
-    server: Any = SimpleNamespace(answers=Answers())
+    server: Any = SimpleNamespace(answers=Answers(), opened=OpenedCases(tmp_path / "opened.json"))
+    server.opened.note(KEY, "anna", "1.2.3")
     drawn = Volume(np.zeros(factory.SHAPE, np.uint8), study.studies.examination(KEY).reference.geometry)
     older = Volume(np.zeros((4, 4, 4), np.uint8), drawn.geometry.crop((0, 0, 0), (4, 4, 4)))
-    request: Any = SimpleNamespace(examination=SimpleNamespace(key=KEY), client="anna")
+    request: Any = SimpleNamespace(examination=SimpleNamespace(key=KEY, token="1.2.3"), client="anna")
     visit: Any = SimpleNamespace(reference=drawn, correction=SimpleNamespace(labels=drawn))
-    server.answers.put(KEY, "anna", Answer(older, True))
+    server.answers.put(KEY, "anna", Answer(older, True, seen="1.2.3"))
     assert present(server, request, visit).labels is drawn
-    server.answers.put(KEY, "anna", Answer(drawn, True))
+    server.answers.put(KEY, "anna", Answer(drawn, True, seen="1.2.3"))
     assert present(server, request, visit).from_network
 
 

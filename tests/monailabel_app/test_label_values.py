@@ -49,6 +49,20 @@ def test_a_core_without_enhancing_part_is_refused() -> None:
         from_wire(np.ones((2, 2, 2), np.uint8), [{"name": "TC"}])
 
 
+@pytest.mark.parametrize(("inner", "lacking"), [("enhancing tumor", "NCR"), ("necrosis", "ET")])
+def test_a_whole_tumour_without_all_of_its_core_is_refused(inner: str, lacking: str) -> None:
+    """The necrosis inside a ring that alone is drawn would become oedema."""
+    values = np.array([[[0, 1, 2]]], dtype=np.uint8)
+    with pytest.raises(HTTPException, match=f"add {lacking}, empty if there is none"):
+        from_wire(values, [{"name": "whole tumor"}, {"name": inner}])
+
+
+def test_a_whole_tumour_beside_the_servers_own_segments_is_oedema_outside_them() -> None:
+    """They are in every case from the start, and stay empty where there is nothing."""
+    info = [{"name": "whole tumor"}, *({"name": name} for name in WIRE_VALUES)]
+    assert from_wire(np.array([[[0, 1, 4]]], dtype=np.uint8), info).tolist() == [[[0, 2, 3]]]
+
+
 def test_empty_segments_of_other_kinds_do_no_harm() -> None:
     info = [{"name": "ED"}, {"name": "FORECAST +90 d core"}, {"name": "notes"}]
     assert not from_wire(np.zeros((2, 2, 2), np.uint8), info).any()

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
+from imaging.geometry import Geometry, Volume
+from monailabel_app import scoring
 from monailabel_app.growth import Growth
 from monailabel_app.opened import OpenedCases
+from monailabel_app.refusal import Refusal
 from monailabel_app.sampling import FinishedCase, MostTelling, RandomCase
 from monailabel_app.scoring import Scores, scoring_methods, variance_under_changes
+from monailabel_app.studies import FolderStudies
 from monailabel_app.tasks import Server
+from tests.imaging import dicom_factory as factory
+from tests.imaging.drawing_factory import write_segmentation
 
 
 class Cases:
@@ -98,5 +108,63 @@ def test_scores_are_kept_for_the_model_they_belong_to(configure: Callable[..., S
     model = server.models.identity.sha256
     assert 0 <= scores.of("epistemic", model)[key] <= 1
     assert methods["epistemic"]({}, Cases([key], [])) == {"scored": 0, "without_score": 0}
-    scores.add("epistemic", "another", key, 0.5)
+    scores.add("epistemic", "another", key, 0.5, "images")
     assert scores.of("epistemic", model) == {}
+
+
+def test_a_twins_score_is_made_anew_after_an_earlier_visit_was_drawn_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not after a later one was: the twin of a visit rests on what came before it."""
+    folder = tmp_path / "studies"
+    names = ("first", "second", "third")
+    for number, name in enumerate(names):
+        factory.write_visit(folder / name, name=name, when=factory.DATE + number * timedelta(days=30))
+
+    def draw(name: str) -> None:
+        images = sorted((folder / name / f"{name}_t1ce").iterdir())
+        write_segmentation(folder / f"{name}.dcm", images, {"WT": np.ones(factory.SHAPE, bool)})
+
+    computed: list[str] = []
+    found = Volume(np.ones((2, 2, 2), np.uint8), Geometry((2, 2, 2), np.eye(4)))
+
+    def disagreement(server: Any, growth: Any, key: str) -> tuple[Volume, None, tuple[()]]:
+        computed.append(key)
+        if key == factory.uid("first"):
+            raise Refusal("This is the patient's first visit.")
+        return found, None, ()
+
+    monkeypatch.setattr(scoring, "disagreement", disagreement)
+    server: Any = SimpleNamespace(
+        studies=FolderStudies(folder, 4.0, ()),
+        configuration=SimpleNamespace(rules=(), seed=0, min_component_ml=0.2, growth=None),
+        models=SimpleNamespace(identity=SimpleNamespace(sha256="weights")),
+    )
+    scores = Scores(tmp_path / "scores.json")
+    first, second, third = (factory.uid(name) for name in names)
+
+    def score(*keys: str) -> list[str]:
+        computed.clear()
+        scoring_methods(server, Growth(server), scores)["twin"]({}, Cases(list(keys), []))  # type: ignore[arg-type]
+        return list(computed)
+
+    assert score(first, second, third) == [first, second, third]
+    assert score(second, third) == []
+    draw("first")
+    assert score(second, third) == [second, third]
+    draw("third")
+    assert score(second) == []
+    assert scores.of("twin", "weights") == {second: 0.008, third: 0.008}
+    draw("second")
+    monkeypatch.setattr(server.studies, "examination", lambda key: raise_refusal())
+    score(second)
+    assert scores.of("twin", "weights") == {third: 0.008}, "a score that cannot be made anew is not kept"
+
+
+def test_scores_of_an_earlier_version_are_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text('{"twin": {"weights": {"1.2": 3.0}}}')
+    assert Scores(tmp_path / "scores.json").of("twin", "weights") == {}
+
+
+def raise_refusal() -> None:
+    raise Refusal("The archive does not answer.", status=502)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fastapi import HTTPException
 
+from imaging.catalog import read_catalog
+from imaging.role_selection import select_roles
 from monailabel_app.configuration import read_configuration
 from monailabel_app.fine_tuning import DrawnCase, Plan, fine_tuned, mean_dice, network_inputs
 from monailabel_app.main import build_server
+from monailabel_app.refusal import Refusal
 from monailabel_app.tasks import Server
-from monailabel_app.training_cases import split
+from monailabel_app.training_cases import Taught, split
 from monailabel_app.training_task import FineTuningTask, train
 from segmentation.bundle import find_bundle, load_bundle
 from segmentation.inference import TumourSegmenter
+from tests.imaging.drawing_factory import write_segmentation
 from tests.monailabel_app.served import start_server
+from training.phantom import PhantomTruth
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,12 @@ def test_a_better_model_is_published_as_a_version_that_the_application_takes(
     assert kept.version == "0.0.1", "the old one is kept"
 
     server = build_server(read_configuration(str(drawn_studies), conf))
+    taught = Taught.of(server.models.metadata)
+    assert len(taught.learned) == 2 and len(taught.checked) == 1, "the patient and one visit; the other visit"
+    said = json.dumps(server.models.metadata)
+    assert not any(
+        server.studies.examination(key).catalog.patient.patient_id in said for key in server.studies.keys()
+    )
     worse = train(server, Plan("all layers", epochs=1, learning_rate=1.0))
     assert worse["published"] is False and worse["dice"] <= worse["dice_before"] == measured["dice"]
     assert server.models.bundle.name == "oncotwin-0.0.1+label.1"
@@ -113,8 +126,32 @@ def test_the_last_layer_is_what_is_trained_unless_told_otherwise(configure: Call
 def test_one_drawing_is_too_few(configure: Callable[..., Server]) -> None:
     server = configure()
     key = min(server.studies.labelled())
-    learning, checking, _ = split([server.studies.examination(key)])
-    assert learning == [] and len(checking) == 1
+    with pytest.raises(Refusal, match="at least two examinations"):
+        split([server.studies.examination(key)])
+
+
+def test_a_visit_without_flair_is_left_out_by_name_and_the_rest_is_trained_on(
+    phantom: PhantomTruth, drawn_studies: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    """The last visit loses its FLAIR, without which the model cannot work; the other two teach and check."""
+    shutil.copytree(drawn_studies, tmp_path / "studies")
+    last = read_catalog(tmp_path / "studies").visits[2]
+    chosen = select_roles(last, required=frozenset()).chosen
+    shutil.rmtree(chosen["flair"].files[0].parent)
+    shape = chosen["t1ce"].geometry.shape  # type: ignore[union-attr]
+    segments = {"ED": np.ones(shape, bool), "NCR": np.zeros(shape, bool), "ET": np.zeros(shape, bool)}
+    write_segmentation(tmp_path / "studies" / "third.dcm", list(chosen["t1ce"].files), segments)
+    conf = {"state": str(tmp_path / "state"), "models": str(small_bundle)}
+    server = build_server(read_configuration(str(tmp_path / "studies"), conf))
+    answer = train(server, Plan())
+    (key,) = answer["reasons"]
+    assert key == phantom.visits[2].study_instance_uid and "FLAIR" in answer["reasons"][key]
+    assert (answer["cases"], answer["validation_cases"], answer["left_out"]) == (1, 1, 1)
+    # Where too few remain, the refusal says who was left out.
+    (tmp_path / "studies" / "drawing0.dcm").unlink()
+    with pytest.raises(Refusal, match="at least two examinations") as refused:
+        train(server, Plan())
+    assert f"Left out: 1 ({key}: " in refused.value.detail and "FLAIR" in refused.value.detail
 
 
 def test_a_model_with_region_outputs_is_refused(configure: Callable[..., Server]) -> None:

@@ -106,7 +106,7 @@ def test_a_mask_is_gone_after_the_task(temporary: Path) -> None:
 
 
 def test_a_refused_drawing_is_gone_and_a_file_elsewhere_is_not(temporary: Path, tmp_path: Path) -> None:
-    datastore = ExaminationDatastore(SimpleNamespace(find=lambda name: name), ANY, ANY, ANY, ANY)  # type: ignore[arg-type]
+    datastore = ExaminationDatastore(SimpleNamespace(find=lambda name: name), ANY, ANY, ANY, ANY, ANY)  # type: ignore[arg-type]
     (temporary / "elsewhere").mkdir()
     sent, own = temporary / "sent.nii.gz", temporary / "elsewhere" / "own.nii.gz"
     for file in (sent, own):
