@@ -83,6 +83,7 @@ class OncoTwinApplication(Application):
             device=settings.twin.device,
             seed=settings.seed,
             courses=courses,
+            horizons_days=settings.forecast.horizons_days,
         )
         predictor = GrowthPredictorOperator(
             self, name="growth_predictor", horizons_days=settings.forecast.horizons_days

@@ -42,6 +42,12 @@ def volumes_ml(labels: npt.NDArray[Any], voxel_volume_mm3: float) -> dict[str, f
     return {region: count * voxel_volume_mm3 / 1000 for region, count in counts.items()}
 
 
+def reaches_edge(labels: Volume) -> bool:
+    """Whether the whole tumour has a voxel on a face of its grid, behind which it may go on unseen."""
+    tumour = labels.array > 0
+    return any(bool(np.take(tumour, end, axis).any()) for axis in range(3) for end in (0, -1))
+
+
 def left_out_ml(before: Volume, after: Volume) -> float:
     """Volume of the whole tumour of one label map that another one on the same grid does not have, mL."""
     lost = np.count_nonzero((before.array > 0) & (after.array == 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,27 @@ import torch
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from imaging.dose import chosen_dose, dose_on_grid
+from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
-from imaging.labels import region_mask
+from imaging.labels import region_mask, volumes_ml
 from imaging.preparation import mask_on_grid
 from imaging.report_content import Status
 from operators.messages import CalibratedTwin, MappedStudies, SegmentedVisit
 from operators.progress import about, say
-from operators.treatment_plan import Course, asked_dose, sentences_of, therapies_of
+from operators.treatment_plan import (
+    Course,
+    acts_between,
+    asked_dose,
+    sentences_of,
+    therapies_of,
+    without_effect,
+)
 from twin import CalibrationSettings, LogNormal, Priors, TumourObservation, calibrate
 from twin import TissueMaps as TwinTissueMaps
 from twin.settings import DeviceName
+
+# Least share of the whole tumour on the twin's grid about which nothing is told.
+_LEAST_HELD = 0.95
 
 
 class GrowthCalibratorOperator(Operator):
@@ -46,9 +58,11 @@ class GrowthCalibratorOperator(Operator):
         device: DeviceName,
         seed: int,
         courses: Sequence[Course] = (),
+        horizons_days: Sequence[float] = (),
         **kwargs: Any,
     ) -> None:
         self.courses = tuple(courses)
+        self.horizons_days = tuple(horizons_days)
         self.priors = Priors(LogNormal.parse(diffusivity_prior), LogNormal.parse(proliferation_prior))
         self.settings = CalibrationSettings(
             core_threshold=core_threshold,
@@ -65,13 +79,37 @@ class GrowthCalibratorOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         mapped: MappedStudies = op_input.receive("mapped")
-        op_output.emit(calibrated_twin(mapped, self.priors, self.settings, self.courses), "calibrated")
+        twin = calibrated_twin(mapped, self.priors, self.settings, self.courses, self.horizons_days)
+        op_output.emit(twin, "calibrated")
 
 
 def calibrated_twin(
-    mapped: MappedStudies, priors: Priors, settings: CalibrationSettings, courses: Sequence[Course] = ()
+    mapped: MappedStudies,
+    priors: Priors,
+    settings: CalibrationSettings,
+    courses: Sequence[Course] = (),
+    horizons_days: Sequence[float] = (),
 ) -> CalibratedTwin:
-    """Decide what can be fitted, and fit it under the courses of treatment."""
+    """Decide what can be fitted, and fit it under the courses of treatment.
+
+    Parameters
+    ----------
+    mapped : MappedStudies
+        The visits.
+    priors, settings
+        Of the growth model.
+    courses : sequence of Course
+        Treatment, by date.
+    horizons_days : sequence of float
+        Days after the last visit for which growth will be predicted: they say which course acts at all.
+
+    Raises
+    ------
+    ImagingError
+        ``BAD_DOSE`` if the RT Dose cannot be used or does not reach all of the tumour.
+    TwinError
+        If the model cannot be fitted.
+    """
     visits = mapped.segmented.visits
     if mapped.tissue is None:
         return CalibratedTwin(mapped, Status.NO_TUMOUR, None, (), None, ())
@@ -81,36 +119,38 @@ def calibrated_twin(
     if not any(with_tumour):
         return CalibratedTwin(mapped, Status.NO_TUMOUR, None, (), None, _too_small(visits, seen))
     if not with_tumour[-1]:
-        sentence = "The last visit shows no tumour: growth was not modelled and nothing is predicted."
+        shows = (
+            "no tumour" if not np.any(visits[-1].labels.array) else "no tumour that the growth model can hold"
+        )
+        sentence = f"The last visit shows {shows}: growth was not modelled and nothing is predicted."
         return CalibratedTwin(
             mapped, Status.TUMOUR_GONE, None, (), None, (sentence, *_too_small(visits, seen))
         )
     first_visit = visits[0].prepared.date
-    warnings = list(_too_small(visits, seen))
-    if not courses:
-        warnings.append(
-            "No treatment schedule was given: growth is modelled as if untreated between the visits."
-        )
+    warnings = [*_too_small(visits, seen), *_incomplete(visits, seen, mapped)]
     # Growth from nothing is not in the model, so it starts after the last visit without a tumour.
     last_without = max((n for n, there in enumerate(with_tumour) if not there), default=-1)
+    observations = seen[last_without + 1 :]
+    warnings += _untreated(courses, first_visit, observations, horizons_days)
     if last_without >= 0:
         warnings.append(
             f"The first {last_without + 1} visit(s) were left out: no tumour at visit {last_without + 1}."
         )
-    observations = seen[last_without + 1 :]
+    warnings += _without_margin(observations, last_without + 2)
     if not torch.any(observations[-1].whole & ~observations[-1].core):
         warnings.append(
             "The last visit shows no tumour around the core: of the predictions only those of the core have a "
             "counterpart in the scans."
         )
     tissue = _twin_tissue(mapped, observations)
-    plan_gy = _plan_dose(courses, mapped, observations)
-    if plan_gy is None and mapped.segmented.catalog.doses:
+    dose = _asked_dose(courses, mapped)
+    plan_gy = None if dose is None else _plan_dose(dose, mapped, observations)
+    if dose is None and mapped.segmented.catalog.doses:
         warnings.append(
             "The input holds an RT Dose, but no course of radiotherapy in the settings asks for it (rtdose): it was "
             "not used."
         )
-    treatments = sentences_of(courses, first_visit, plan_gy)
+    treatments = sentences_of(courses, first_visit, plan_gy, "" if dose is None else dose.sop_instance_uid)
     say("calibrating the growth model")
     progress = about("calibrating the growth model")
     calibration = calibrate(
@@ -130,9 +170,8 @@ def calibrated_twin(
         status = Status.OK if calibration.acceptable else Status.NOT_EXPLAINED
     if status is Status.NOT_EXPLAINED:
         warnings.append(calibration.verdict)
-    return CalibratedTwin(
-        mapped, status, tissue, observations, calibration, (*warnings, *calibration.warnings), treatments
-    )
+    told = (*warnings, *calibration.warnings)
+    return CalibratedTwin(mapped, status, tissue, observations, calibration, told, treatments, dose)
 
 
 def _too_small(visits: Sequence[SegmentedVisit], seen: Sequence[TumourObservation]) -> tuple[str, ...]:
@@ -144,20 +183,70 @@ def _too_small(visits: Sequence[SegmentedVisit], seen: Sequence[TumourObservatio
     )
 
 
+def _incomplete(
+    visits: Sequence[SegmentedVisit], seen: Sequence[TumourObservation], mapped: MappedStudies
+) -> tuple[str, ...]:
+    """A sentence for each visit of whose tumour the twin's grid holds a part only."""
+    told = []
+    for number, (visit, observation) in enumerate(zip(visits, seen, strict=True), start=1):
+        drawn = volumes_ml(visit.labels.array, visit.labels.geometry.voxel_volume_mm3)["WT"]
+        held = float(observation.whole.sum()) * mapped.grid.voxel_volume_mm3 / 1000
+        if 0 < held < _LEAST_HELD * drawn:
+            told.append(
+                f"Visit {number}: the growth model's grid holds {held:.3g} mL of the {drawn:.3g} mL of the whole "
+                "tumour: growth and forecast are those of a smaller one."
+            )
+    return tuple(told)
+
+
+def _without_margin(observations: Sequence[TumourObservation], first_number: int) -> tuple[str, ...]:
+    """A sentence where some visits show core alone: the model takes that for a tumour that ends sharply there."""
+    bare = [
+        str(number)
+        for number, observation in enumerate(observations, start=first_number)
+        if bool(observation.core.any()) and not bool((observation.whole & ~observation.core).any())
+    ]
+    if not bare:
+        return ()
+    return (
+        f"Visit {', '.join(bare)}: no tumour was marked around the core. If that is because nobody drew it, the growth "
+        "parameters are wrong, whatever their intervals say: draw the oedema too and run again.",
+    )
+
+
+def _untreated(
+    courses: Sequence[Course],
+    first_visit: datetime,
+    observations: Sequence[TumourObservation],
+    horizons_days: Sequence[float],
+) -> tuple[str, ...]:
+    """What to tell where treatment is not known, or known and without effect on the model."""
+    untreated = "growth is modelled as if untreated between the visits."
+    if not courses:
+        return (f"No treatment schedule was given: {untreated}",)
+    first, last = observations[0].day, observations[-1].day
+    silent = without_effect(courses, first_visit, first, last + max(horizons_days, default=0.0))
+    if len(observations) > 1 and not acts_between(courses, first_visit, first, last):
+        return (f"No treatment of the schedule acts between the visits: {untreated}", *silent)
+    return silent
+
+
+def _asked_dose(courses: Sequence[Course], mapped: MappedStudies) -> DoseFile | None:
+    """The RT Dose that a course asks for; None when there is no such course."""
+    wanted = asked_dose(courses)
+    return None if wanted is None else chosen_dose(mapped.segmented.catalog.doses, wanted)
+
+
 def _plan_dose(
-    courses: Sequence[Course], mapped: MappedStudies, observations: Sequence[TumourObservation]
-) -> torch.Tensor | None:
-    """Dose of the course that has an RT Dose, Gy on the twin's grid; None when there is no such course.
+    dose: DoseFile, mapped: MappedStudies, observations: Sequence[TumourObservation]
+) -> torch.Tensor:
+    """Dose of the course that has an RT Dose, Gy on the twin's grid.
 
     Raises
     ------
     ImagingError
         ``BAD_DOSE`` if the RT Dose cannot be used or does not reach all of the tumour.
     """
-    wanted = asked_dose(courses)
-    if wanted is None:
-        return None
-    dose = chosen_dose(mapped.segmented.catalog.doses, wanted)
     visits = [visit.prepared for visit in mapped.segmented.visits]
     plan_gy = torch.from_numpy(dose_on_grid(dose, visits, mapped.grid).array)
     tumour = torch.stack([observation.whole for observation in observations]).any(dim=0)

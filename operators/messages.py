@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from imaging.atlas import TissueMaps
 from imaging.catalog import Catalog, Visit
+from imaging.dose_index import DoseFile
 from imaging.geometry import Geometry, Volume
 from imaging.preparation import PreparedVisit
 from imaging.report_content import ModelIdentity, Status
@@ -82,7 +83,8 @@ class MappedStudies:
     segmented : SegmentedStudies
         Visits whose automatic labels lie inside the brain.
     grid : Geometry
-        Axis-aligned isotropic grid of the twin in the first visit's frame of reference.
+        Axis-aligned isotropic grid of the twin in the first visit's frame of reference, see
+        :func:`imaging.growth_grid.growth_grid`.
     tissue : TissueMaps or None
         On ``grid``; None when no visit shows a tumour and nothing is to be modelled.
     """
@@ -112,6 +114,8 @@ class CalibratedTwin:
         Sentences for the report.
     treatments : tuple of str
         Sentences on the treatment that was given to the model.
+    dose : DoseFile or None
+        The RT Dose that was given to the model.
     """
 
     mapped: MappedStudies
@@ -121,6 +125,7 @@ class CalibratedTwin:
     calibration: Calibration | None
     warnings: tuple[str, ...]
     treatments: tuple[str, ...] = ()
+    dose: DoseFile | None = None
 
 
 @dataclass(frozen=True, eq=False)

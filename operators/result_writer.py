@@ -66,6 +66,7 @@ class ResultWriterOperator(Operator):
             self.output_folder,
             report_content(predicted, software),
             visits=[visit.prepared for visit in segmented.visits],
+            dose=predicted.calibrated.dose,
             nifti=self.nifti,
             progress=about("writing the results"),
         )

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
-from imaging.atlas import register_atlas
-from imaging.geometry import Volume
-from imaging.labels import discard_outside, left_out_ml, region_mask
-from imaging.preparation import combined_lesion, mask_on_grid
+from imaging.growth_grid import BrainMap, growth_grid, map_brain
+from imaging.labels import left_out_ml, reaches_edge, region_mask
 from operators.messages import MappedStudies, SegmentedStudies, SegmentedVisit
 from operators.progress import say
 
 
 class TissueMapperOperator(Operator):
-    """Registers the atlas to the first visit and drops automatic labels outside the brain.
+    """Registers the atlas and drops automatic labels outside the brain.
 
     Named input
     -----------
@@ -53,35 +51,73 @@ class TissueMapperOperator(Operator):
 
 
 def mapped(studies: SegmentedStudies, grid_mm: float, min_component_ml: float, seed: int) -> MappedStudies:
-    """Tissue maps, automatic labels inside the brain, and a warning for each visit that lost some of them."""
-    first = studies.visits[0].prepared
-    grid = first.reference.geometry.axis_aligned_cover(grid_mm)
+    """Tissue maps, automatic labels inside the brain, and warnings on tumour that was left out or may be cut."""
+    drawn = [(visit.prepared, visit.labels) for visit in studies.visits]
+    grid = growth_grid(drawn, grid_mm)
     if not any(np.any(visit.labels.array) for visit in studies.visits):
         return MappedStudies(studies, grid, None)
     say("mapping the brain (atlas registration)")
-    image = first.aligned("t1") if "t1" in first.images else first.reference
-    lesion = combined_lesion([(v.prepared, v.labels) for v in studies.visits], grid)
-    tissue = register_atlas(image, grid, lesion=lesion, seed=seed)
-    visits = tuple(_inside_brain(visit, tissue.brain_mask, min_component_ml) for visit in studies.visits)
-    warnings = _left_out(studies.visits, visits, min_component_ml)
-    return MappedStudies(replace(studies, visits=visits, warnings=studies.warnings + warnings), grid, tissue)
+    brain = map_brain(drawn, grid, seed=seed)
+    visits = tuple(_inside_brain(visit, brain, min_component_ml) for visit in studies.visits)
+    warnings = (
+        *_left_out(studies.visits, visits, brain, min_component_ml),
+        *_cut(visits),
+        *_beyond(visits, brain, min_component_ml),
+    )
+    segmented = replace(studies, visits=visits, warnings=studies.warnings + warnings)
+    return MappedStudies(segmented, grid, brain.tissue)
 
 
-def _inside_brain(visit: SegmentedVisit, brain_mask: Volume, min_component_ml: float) -> SegmentedVisit:
+def _inside_brain(visit: SegmentedVisit, brain: BrainMap, min_component_ml: float) -> SegmentedVisit:
     if visit.source != "network" or not np.any(region_mask(visit.labels.array, "WT")):
         return visit
-    brain = mask_on_grid(brain_mask, visit.labels.geometry, visit.prepared.visit_to_first)
-    return replace(visit, labels=discard_outside(visit.labels, brain, min_component_ml))
+    return replace(visit, labels=brain.inside(visit.labels, visit.prepared, min_component_ml))
 
 
 def _left_out(
-    before: Sequence[SegmentedVisit], after: Sequence[SegmentedVisit], min_component_ml: float
+    before: Sequence[SegmentedVisit],
+    after: Sequence[SegmentedVisit],
+    brain: BrainMap,
+    min_component_ml: float,
 ) -> tuple[str, ...]:
     """A sentence for each visit that lost more than the crumbs which are dropped anyway."""
-    lost = [left_out_ml(one.labels, other.labels) for one, other in zip(before, after, strict=True)]
+    told = []
+    for number, (one, other) in enumerate(zip(before, after, strict=True), start=1):
+        volume = left_out_ml(one.labels, other.labels)
+        if volume < min_component_ml:
+            continue
+        lost = one.labels.with_array((one.labels.array > 0) & (other.labels.array == 0))
+        unseen = brain.beyond_ml(lost, one.prepared)
+        where = (
+            f", {unseen:.1f} mL of them beyond the images of visit {brain.number} that show it"
+            if unseen
+            else ""
+        )
+        told.append(
+            f"Visit {number}: {volume:.1f} mL that the network called tumour lie outside the brain as the atlas shows "
+            f"it{where} and were left out: look at the images there."
+        )
+    return tuple(told)
+
+
+def _cut(visits: Sequence[SegmentedVisit]) -> tuple[str, ...]:
+    """A sentence for each visit whose tumour its own images may cut."""
     return tuple(
-        f"Visit {number}: {volume:.1f} mL that the network called tumour lie outside the brain as the atlas shows it "
-        f"and were left out: look at the images there."
-        for number, volume in enumerate(lost, start=1)
+        f"Visit {number}: the tumour reaches the edge of its images and may go on beyond it: its volume is a lower "
+        "bound."
+        for number, visit in enumerate(visits, start=1)
+        if reaches_edge(visit.labels)
+    )
+
+
+def _beyond(visits: Sequence[SegmentedVisit], brain: BrainMap, min_component_ml: float) -> tuple[str, ...]:
+    """A sentence for each visit with tumour where the atlas had no image to lie on."""
+    volumes = [
+        brain.beyond_ml(visit.labels.with_array(visit.labels.array > 0), visit.prepared) for visit in visits
+    ]
+    return tuple(
+        f"Visit {number}: {volume:.1f} mL of the tumour lie beyond the images of visit {brain.number}, from which the "
+        "brain was mapped: the growth model knows no tissue to grow into there."
+        for number, volume in enumerate(volumes, start=1)
         if volume >= min_component_ml
     )

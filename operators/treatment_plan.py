@@ -10,6 +10,7 @@ from datetime import date, datetime, time
 from torch import Tensor
 
 from twin import Chemotherapy, Radiotherapy, Therapy
+from twin.scene import treated
 
 _HOURS_A_DAY = 24.0
 
@@ -100,22 +101,22 @@ def therapies_of(
 
 
 def sentences_of(
-    courses: Sequence[Course], first_visit: datetime, plan_gy: Tensor | None = None
+    courses: Sequence[Course], first_visit: datetime, plan_gy: Tensor | None = None, dose_uid: str = ""
 ) -> tuple[str, ...]:
-    """One sentence a course for the report."""
+    """One sentence a course for the report; ``dose_uid`` is the SOP Instance UID of the RT Dose of ``plan_gy``."""
     made = []
     for course in courses:
-        first, last = (f"{_day(when, first_visit):.0f}" for when in (course.dates[0], course.dates[-1]))
-        count = len(course.dates)
-        when = f"on day {first}" if count == 1 else f"from day {first} to day {last}"
+        count, when = len(course.dates), _when(course, first_visit)
         if isinstance(course, RadiotherapyCourse):
+            source = ""
             if plan_gy is None:
                 dose = f"{course.dose_gy:g} Gy"
             else:
                 most = float(plan_gy.max())
                 dose = f"a dose map, at most {most / count:.2f} Gy a fraction and {most:.1f} Gy in all,"
+                source = f"; the dose map is RT Dose {dose_uid}"
             made.append(
-                f"Radiotherapy: {count} fraction(s) of {dose} {when}, alpha/beta {course.alpha_beta:g} Gy."
+                f"Radiotherapy: {count} fraction(s) of {dose} {when}, alpha/beta {course.alpha_beta:g} Gy{source}."
             )
         else:
             made.append(
@@ -123,6 +124,35 @@ def sentences_of(
                 f"half-life {course.half_life_hours:g} h."
             )
     return tuple(made)
+
+
+def acts_between(courses: Sequence[Course], first_visit: datetime, start: float, stop: float) -> bool:
+    """Whether any course acts on the model between two days on the calendar of the visits."""
+    return treated(therapies_of(courses, first_visit), start, stop)
+
+
+def without_effect(
+    courses: Sequence[Course], first_visit: datetime, start: float, stop: float
+) -> tuple[str, ...]:
+    """A sentence for each course that never acts on a model which runs from one day to another."""
+    made = []
+    for course in courses:
+        if acts_between([course], first_visit, start, stop):
+            continue
+        kind = "Radiotherapy" if isinstance(course, RadiotherapyCourse) else "Chemotherapy"
+        if _day(course.dates[-1], first_visit) < start:
+            why = f"it ends before day {start:.0f}, the first that is modelled"
+        else:
+            why = f"it begins after day {stop:.0f}, the last that is predicted"
+        made.append(
+            f"{kind} {_when(course, first_visit)} has no effect on the model, since {why}: check the year of its dates."
+        )
+    return tuple(made)
+
+
+def _when(course: Course, first_visit: datetime) -> str:
+    first, last = (f"{_day(when, first_visit):.0f}" for when in (course.dates[0], course.dates[-1]))
+    return f"on day {first}" if len(course.dates) == 1 else f"from day {first} to day {last}"
 
 
 def _day(when: date, first_visit: datetime) -> float:

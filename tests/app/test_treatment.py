@@ -65,6 +65,17 @@ def texts_of(item: pydicom.Dataset, concept: Any) -> list[str]:
     return found
 
 
+def evidence_of(report: pydicom.Dataset) -> list[str]:
+    """SOP Instance UIDs of everything that a structured report lists as evidence."""
+    studies = [
+        study
+        for sequence in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in report.get(sequence) or []
+    ]
+    series = [item for study in studies for item in study.ReferencedSeriesSequence]
+    return [str(sop.ReferencedSOPInstanceUID) for item in series for sop in item.ReferencedSOPSequence]
+
+
 def written_of(run: Run, result: dict[str, Any], sop_class: str) -> pydicom.Dataset:
     (entry,) = [entry for entry in result["outputs"] if sop_class in entry["sop_class"]]
     return pydicom.dcmread(run.output / entry["file"])
@@ -93,7 +104,7 @@ def test_a_dose_map_and_a_drug_reach_every_result(
     run_app: Callable[..., Run], quick_settings: Path, drawn_patient: Path, tmp_path: Path
 ) -> None:
     """Two weak fractions and a few doses between the visits, more of the drug planned."""
-    irradiate(drawn_patient, 4.0)
+    dose = pydicom.dcmread(irradiate(drawn_patient, 4.0), stop_before_pixels=True)
     treatments = [
         {"kind": "radiotherapy", "dates": [FIRST + timedelta(30), FIRST + timedelta(31)], "rtdose": "auto"},
         {"kind": "chemotherapy", "first_date": FIRST + timedelta(30), "daily_doses": 3},
@@ -107,6 +118,7 @@ def test_a_dose_map_and_a_drug_reach_every_result(
     said = result["treatments"]
     assert said[0].startswith("Radiotherapy: 2 fraction(s) of a dose map, at most 2.0")
     assert "4.0 Gy in all, from day 30 to day 31" in said[0]
+    assert said[0].endswith(f"the dose map is RT Dose {dose.SOPInstanceUID}.")
     assert said[1].startswith("Chemotherapy: 3 dose(s) of 75 from day 30 to day 32")
     assert said[2].startswith("Chemotherapy: 5 dose(s) of 150 from day 70 to day 74")
     assert not any("No treatment schedule" in warning for warning in result["warnings"])
@@ -120,6 +132,8 @@ def test_a_dose_map_and_a_drug_reach_every_result(
     assert_one_patient_and_resolved_references(run.output, drawn_patient, result)
     report = written_of(run, result, "SR")
     assert texts_of(report, codes.TREATMENT_TEXT) == said
+    assert str(dose.SOPInstanceUID) in evidence_of(report)
     page = pages_of(written_of(run, result, "PDF"), tmp_path)
     for word in ("radiosensitivity", "chemosensitivity", "not identified by these scans", said[0], said[2]):
-        assert word in page, word
+        # a line may end inside the UID of the dose
+        assert word.replace(" ", "") in page.replace(" ", ""), word

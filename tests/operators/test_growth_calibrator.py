@@ -13,6 +13,7 @@ import torch
 
 from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
+from imaging.geometry import Geometry, Volume
 from imaging.report_content import Status
 from operators import growth_calibrator
 from operators.treatment_plan import RadiotherapyCourse
@@ -38,13 +39,14 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(growth_calibrator, "_twin_tissue", lambda mapped, observations: tissue)
     visits = [
         SimpleNamespace(
-            labels=SimpleNamespace(array=np.ones((2, 2, 2))),
+            labels=Volume(np.ones((2, 2, 2)), Geometry((2, 2, 2), np.eye(4))),
             prepared=SimpleNamespace(day=day, date=FIRST + timedelta(days=day)),
         )
         for day in (0.0, 60.0)
     ]
     segmented = SimpleNamespace(visits=visits, catalog=SimpleNamespace(doses=()))
-    return SimpleNamespace(segmented=segmented, tissue=object(), grid=object())
+    grid = Geometry((16, 16, 16), np.diag([3.0, 3.0, 3.0, 1.0]))
+    return SimpleNamespace(segmented=segmented, tissue=object(), grid=grid)
 
 
 def dose_of(array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +79,11 @@ def test_a_dose_map_reaches_the_model_by_fractions(
     torch.testing.assert_close(exponent, half * (1 + half / 10))
     assert found.treatments == (
         "Radiotherapy: 2 fraction(s) of a dose map, at most 30.00 Gy a fraction and 60.0 Gy in all, from day 10 to "
-        "day 11, alpha/beta 10 Gy.",
+        "day 11, alpha/beta 10 Gy; the dose map is RT Dose 1.2.3.",
     )
+    assert found.dose is file
     unused = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings(), [COURSE])
-    assert "it was not used" in unused.warnings[0]
+    assert "it was not used" in unused.warnings[0] and unused.dose is None
 
 
 def test_a_dose_that_does_not_reach_the_tumour_is_refused(
@@ -116,6 +119,52 @@ def test_treatment_reaches_the_model(mapped: SimpleNamespace, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
+    ("dates", "silent"),
+    [
+        ((date(2025, 1, 20), date(2025, 1, 21)), "from day -355 to day -354 has no effect on the model, since it ends "
+         "before day 0, the first that is modelled: check the year"),
+        ((date(2062, 1, 20),), "on day 13159 has no effect on the model, since it begins after day 150, the last that "
+         "is predicted: check the year"),
+        ((date(2026, 4, 1),), None),
+    ],
+)  # fmt: skip
+def test_a_course_that_never_acts_does_not_silence_the_warning(
+    mapped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, dates: tuple[date, ...], silent: str | None
+) -> None:
+    """Visits on days 0 and 60, predictions up to day 150."""
+    monkeypatch.setattr(
+        growth_calibrator, "calibrate", lambda *_, **__: SimpleNamespace(acceptable=True, warnings=())
+    )
+    course = replace(COURSE, dates=dates)
+    settings = CalibrationSettings()
+    found = growth_calibrator.calibrated_twin(mapped, Priors(), settings, [course], (30.0, 90.0))
+    assert "acts between the visits: growth is modelled as if untreated" in found.warnings[0]
+    assert len(found.warnings) == (1 if silent is None else 2)
+    assert silent is None or silent in found.warnings[1]
+    both = growth_calibrator.calibrated_twin(mapped, Priors(), settings, [course, COURSE], (30.0, 90.0))
+    assert len(both.warnings) == (0 if silent is None else 1), "the other course acts"
+
+
+@pytest.mark.parametrize(("lost", "told"), [(0, False), (9, False), (300, True)])
+def test_a_tumour_that_the_grid_does_not_hold_is_told(
+    mapped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, lost: int, told: bool
+) -> None:
+    """The second visit has so many voxels of 27 mm3 more than the grid shows."""
+    visit = mapped.segmented.visits[1]
+    held = int(growth_calibrator._observation(visit, mapped).whole.sum())
+    drawn = np.zeros((held + lost, 1, 1), dtype=np.uint8) + 2
+    visit.labels = Volume(drawn, Geometry(drawn.shape, np.diag([3.0, 3.0, 3.0, 1.0])))
+    monkeypatch.setattr(
+        growth_calibrator, "calibrate", lambda *_, **__: SimpleNamespace(acceptable=True, warnings=())
+    )
+    found = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings(), [COURSE])
+    assert len(found.warnings) == told
+    if told:
+        part, whole = (f"{count * 27 / 1000:.3g} mL" for count in (held, held + lost))
+        assert f"Visit 2: the growth model's grid holds {part} of the {whole}" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
     ("tiny", "status", "modelled"),
     [((0.0,), Status.SINGLE_VISIT, 1), ((60.0,), Status.TUMOUR_GONE, 0), ((0.0, 60.0), Status.NO_TUMOUR, 0)],
 )
@@ -148,3 +197,26 @@ def test_a_tumour_too_small_for_the_grid_counts_as_none_and_is_told(
     assert sum(map(len, given)) == modelled
     told = [sentence for sentence in found.warnings if "too small for the growth model's grid" in sentence]
     assert len(told) == len(tiny)
+    assert not any("shows no tumour:" in sentence for sentence in found.warnings), "something was drawn"
+
+
+@pytest.mark.parametrize("bare", [(), (0.0,), (0.0, 60.0)])
+def test_a_visit_whose_oedema_nobody_drew_is_told(
+    mapped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, bare: tuple[float, ...]
+) -> None:
+    """A contour of the enhancing tumour alone looks like one that ends sharply at its core."""
+    seen = growth_calibrator._observation
+
+    def drawn(visit: SimpleNamespace, mapped: SimpleNamespace) -> TumourObservation:
+        found = seen(visit, mapped)  # type: ignore[arg-type]
+        return TumourObservation(found.day, found.core, found.core) if found.day in bare else found
+
+    monkeypatch.setattr(growth_calibrator, "_observation", drawn)
+    monkeypatch.setattr(
+        growth_calibrator, "calibrate", lambda *_, **__: SimpleNamespace(acceptable=True, warnings=())
+    )
+    found = growth_calibrator.calibrated_twin(mapped, Priors(), CalibrationSettings(), [COURSE])
+    told = [sentence for sentence in found.warnings if "draw the oedema too" in sentence]
+    visits = ", ".join(str(number) for number, day in enumerate((0.0, 60.0), start=1) if day in bare)
+    assert bool(told) == bool(bare)
+    assert not bare or told[0].startswith(f"Visit {visits}: ")
