@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_positions_of_one_decimal_come_back_as_a_drawing(tmp_path: Path, pixel: 
         kind="measured",
         date=patients.DATE,
         segmentation_source="dicom_seg",
-        **patients.WHO,
+        **{**patients.WHO, "software": replace(patients.SOFTWARE, name="OncoTwin Label")},
     )
     (visit,) = read_catalog(tmp_path).visits
     read = read_annotation(visit, visit.series[0], series.geometry)
