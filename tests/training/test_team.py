@@ -59,6 +59,7 @@ def _until(condition: Callable[[], bool], seconds: float = 300) -> bool:
     return condition()
 
 
+@pytest.mark.slow  # three processes import torch
 def test_a_training_of_two_processes_saves_and_ends_when_its_parent_is_told_to(
     pool: Path, tmp_path: Path
 ) -> None:
