@@ -130,6 +130,7 @@ def test_one_drawing_is_too_few(configure: Callable[..., Server]) -> None:
         split([server.studies.examination(key)])
 
 
+@pytest.mark.slow  # trains for real; test_training_cases.py has the rule
 def test_a_visit_without_flair_is_left_out_by_name_and_the_rest_is_trained_on(
     phantom: PhantomTruth, drawn_studies: Path, small_bundle: Path, tmp_path: Path
 ) -> None:
