@@ -154,8 +154,7 @@ class Growth:
             for visit, drawn in zip(visits[last_without + 1 :], labels[last_without + 1 :], strict=True)
         )
         white, gray = (torch.from_numpy(m.array) for m in (maps.white_matter, maps.gray_matter))
-        seen = torch.stack([one.whole for one in observations]).any(dim=0)
-        domain = (torch.from_numpy(maps.brain_mask.array) & (white + gray >= 0.5)) | seen
+        domain = torch.from_numpy(maps.brain_mask.array) & (white + gray >= 0.5)
         tissue = TissueMaps(white_matter=white, gray_matter=gray, domain=domain, spacing_mm=grid.spacing)
         calibration = calibrate(
             tissue,

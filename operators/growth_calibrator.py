@@ -136,13 +136,12 @@ def calibrated_twin(
         warnings.append(
             f"The first {last_without + 1} visit(s) were left out: no tumour at visit {last_without + 1}."
         )
-    warnings += _without_margin(observations, last_without + 2)
-    if not torch.any(observations[-1].whole & ~observations[-1].core):
+    if not observations[-1].has_margin:
         warnings.append(
             "The last visit shows no tumour around the core: of the predictions only those of the core have a "
             "counterpart in the scans."
         )
-    tissue = _twin_tissue(mapped, observations)
+    tissue = _twin_tissue(mapped)
     dose = _asked_dose(courses, mapped)
     plan_gy = None if dose is None else _plan_dose(dose, mapped, observations)
     if dose is None and mapped.segmented.catalog.doses:
@@ -197,21 +196,6 @@ def _incomplete(
                 "tumour: growth and forecast are those of a smaller one."
             )
     return tuple(told)
-
-
-def _without_margin(observations: Sequence[TumourObservation], first_number: int) -> tuple[str, ...]:
-    """A sentence where some visits show core alone: the model takes that for a tumour that ends sharply there."""
-    bare = [
-        str(number)
-        for number, observation in enumerate(observations, start=first_number)
-        if bool(observation.core.any()) and not bool((observation.whole & ~observation.core).any())
-    ]
-    if not bare:
-        return ()
-    return (
-        f"Visit {', '.join(bare)}: no tumour was marked around the core. If that is because nobody drew it, the growth "
-        "parameters are wrong, whatever their intervals say: draw the oedema too and run again.",
-    )
 
 
 def _untreated(
@@ -269,13 +253,11 @@ def _observation(visit: SegmentedVisit, mapped: MappedStudies) -> TumourObservat
     return TumourObservation(day=visit.prepared.day, core=core & whole, whole=whole)
 
 
-def _twin_tissue(mapped: MappedStudies, observations: tuple[TumourObservation, ...]) -> TwinTissueMaps:
+def _twin_tissue(mapped: MappedStudies) -> TwinTissueMaps:
     tissue = mapped.tissue
     assert tissue is not None
     white, gray = torch.from_numpy(tissue.white_matter.array), torch.from_numpy(tissue.gray_matter.array)
-    # Cerebrospinal fluid is no tissue to grow in; what was seen as tumour is.
+    # Cerebrospinal fluid is no tissue to grow in; what was seen as tumour is, as the twin knows.
     domain = torch.from_numpy(tissue.brain_mask.array) & (white + gray >= 0.5)
-    for observation in observations:
-        domain = domain | observation.whole
     spacing = mapped.grid.spacing
     return TwinTissueMaps(white_matter=white, gray_matter=gray, domain=domain, spacing_mm=spacing)

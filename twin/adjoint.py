@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from twin.backends import Reaction, Sweeps
 from twin.errors import TwinError
@@ -32,7 +33,8 @@ def evolve(
 ) -> Tensor:
     """Densities at ``days`` as a differentiable function of parameters and fields.
 
-    Gradients flow to every entry of ``parameters``, to ``initial`` and to ``model.local_growth``. They are those of the
+    Gradients flow to every entry of ``parameters``, to ``initial`` and to ``model.local_growth``, once: asking for the
+    gradient of a gradient is an error of torch. They are those of the
     discrete scheme to rounding, not of the equation. For few parameters the tangents of
     :func:`twin.solver.trajectory` are cheaper; this is for fields.
 
@@ -60,6 +62,8 @@ def evolve(
         If shapes or values are not as said.
     """
     names = model.parameters
+    if not days:
+        raise TwinError("bad_days", "evolve needs at least one day to give the density of.")
     checked(model, parameters, initial.detach()[:, None], days, start_day)
     growth = model.local_growth
     if growth is not None and growth.requires_grad and not bool((growth[model.operator.domain] > 0).all()):
@@ -123,6 +127,7 @@ class _Evolve(torch.autograd.Function):
         return torch.stack(outputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
         model, table = ctx.tape.model, ctx.table

@@ -13,7 +13,7 @@ from twin.prediction import Future, checked_horizons, checked_therapies, unobser
 from twin.resolution import UNREFINED, refined, refined_therapies
 from twin.results import Calibration, Vector, VolumeEstimate
 from twin.treatment import Therapy
-from twin.volumes import bands, quantiles, segmented
+from twin.volumes import bands, no_change_and_trend, quantiles, segmented
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def compare_treatments(
     """Forecast volumes under several treatments from the same posterior draws.
 
     Every draw keeps its parameters, starting boundary, pace and segmentation error through all arms, so that the
-    interval of a difference holds only what the difference depends on.
+    interval of a difference holds only what the difference depends on. As in a forecast, volumes of a model that is not
+    acceptable are widened to hold no change and the observed trend; differences are not.
 
     Parameters
     ----------
@@ -93,9 +94,10 @@ def compare_treatments(
         counts = np.stack([grown.counts for grown in future.grow(planned, horizons)], axis=1)
         volumes[name] = segmented(counts, draws, visits[-1], tissue, calibration.settings)
     reference = next(iter(volumes.values()))
+    hull = no_change_and_trend(calibration, visits, horizons, tissue)
     made = []
     for name, own in volumes.items():
-        core, whole = (_estimates(band) for band in bands(own, conformal, None))
+        core, whole = (_estimates(band) for band in bands(own, conformal, hull))
         core_less, whole_less = (_estimates(quantiles(saved)) for saved in reference - own)
         guessed = unobserved(calibration, arms[name], visits, horizons[-1])
         made.append(ArmForecast(name, core, whole, core_less, whole_less, guessed))

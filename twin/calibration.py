@@ -331,6 +331,15 @@ def _input_warnings(prepared: Tissue, visits: Sequence[TumourObservation]) -> tu
         found.append(
             f"No tumour core was segmented on day {days}: core volumes there rest on the whole-tumour mask."
         )
+    bare = [visit.day for visit in visits if not visit.has_margin]
+    if bare:
+        days = ", ".join(f"{day:g}" for day in bare)
+        found.append(
+            f"No tumour was segmented around the core on day {days}: it was taken for not drawn, so the core alone "
+            "says where the tumour was. Draw the oedema too where the images show it."
+        )
+        if len(visits) > 2 and not (visits[-1].has_margin and visits[-2].has_margin):
+            found.append("The model's skill was not checked: the last whole tumours were not segmented.")
     return tuple(found)
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from twin.observation import BoundaryDistances
 from twin.operator import DiffusionOperator
 from twin.scene import Scene, mapped
 
@@ -49,7 +48,7 @@ def coarsened(scene: Scene) -> Scene | None:
     )
     therapies = tuple(mapped(therapy, pooled) for therapy in scene.model.therapies)
     distances = tuple(
-        BoundaryDistances(d.day, None if d.core is None else pooled(d.core), pooled(d.whole), d.shift_sd_mm)
+        replace(d, core=None if d.core is None else pooled(d.core), whole=pooled(d.whole))
         for d in scene.distances
     )
     cellularity = tuple(

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twin.draws import Draw
 from twin.grid import Box, voxels
-from twin.observation import BoundaryDistances, mask_density
+from twin.observation import mask_density
 from twin.results import Vector
 from twin.scene import Scene, starting_width
 from twin.solver import march
@@ -53,14 +53,16 @@ class Starts:
         cells = scene.operator.domain.reshape(-1).nonzero()[:, 0]
         away, order = distances.whole.reshape(-1)[cells].float().sort()
         self._cells, self._away = cells[order], away
-        self._day, self._shift_sd = distances.day, distances.shift_sd_mm
+        self._distances = distances
         measured = scene.cellularity[0]
         self._measured = None if measured is None else measured.reshape(-1)[self._cells].to(away.dtype)
         self._core = None if distances.core is None else distances.core.reshape(-1)[self._cells].float()
         self._jitter = [field.reshape(-1)[self._cells].float() for field in jitter]
         self._grain = [field.reshape(-1)[self._cells].float() for field in grain]
         self._wobble = max((float(field.max()) for field in self._jitter), default=0.0)
-        self._ends = wave_profile().position(_TRACE) - wave_profile().position(scene.settings.whole_threshold)
+        settings = scene.settings
+        edge = settings.whole_threshold if distances.has_margin else settings.core_threshold
+        self._ends = wave_profile().position(_TRACE) - wave_profile().position(edge)
 
     def density(
         self, number: int, position: Vector, shift: int, profile: WaveProfile | None = None
@@ -84,8 +86,8 @@ class Starts:
         far = torch.tensor(ends + max(core, whole, 0.0) + self._wobble)
         near = slice(int(torch.searchsorted(self._away, far)) if self._measured is None else None)
         local: Tensor | float = self._jitter[number % len(self._jitter)][near] if self._jitter else 0.0
-        distances = BoundaryDistances(
-            self._day, None if self._core is None else self._core[near], self._away[near], self._shift_sd
+        distances = replace(
+            self._distances, core=None if self._core is None else self._core[near], whole=self._away[near]
         )
         values = mask_density(
             distances,

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from twin.errors import TwinError
 
+_LEAST_MARGIN = 0.02
+"""Share of the core's volume below which what lies around it is no margin: no front is that sharp."""
+
 
 @dataclass(frozen=True)
 class TissueMaps:
@@ -89,6 +92,11 @@ class TumourObservation:
     ------
     TwinError
         If shapes, types or values are not as said.
+
+    Notes
+    -----
+    A whole tumour that is hardly more than the core says that nobody drew what lies around the core, not that nothing
+    does: such a mask is no observation of the whole tumour (see :attr:`has_margin`).
     """
 
     day: float
@@ -111,6 +119,12 @@ class TumourObservation:
             )
         if self.cellularity is not None:
             _check_cellularity(self.day, self.cellularity, self.whole.shape)
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether tumour was segmented around the core, or without one."""
+        core = float(self.core.sum())
+        return core == 0.0 or float(self.whole.sum()) > (1.0 + _LEAST_MARGIN) * core
 
 
 def _check_cellularity(day: float, cellularity: Tensor, shape: torch.Size) -> None:

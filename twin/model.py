@@ -60,7 +60,12 @@ class ReactionDiffusion:
                 raise TwinError("bad_model", "capacity must lie within (0, 1] in the domain.")
         names = [therapy.parameter for therapy in self.therapies if therapy.parameter is not None]
         if len(set(names)) != len(names):
-            raise TwinError("bad_model", f"Two therapies share one parameter: {', '.join(sorted(names))}.")
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise TwinError(
+                "bad_model",
+                f"Two therapies share one parameter, the {' and the '.join(twice)}: give the courses of one kind as one "
+                "therapy with all their days and doses.",
+            )
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 A core mask is where the density exceeds one threshold, a whole-tumour mask where it exceeds a lower one. Backwards,
 the density that belongs to a pair of masks is the steady travelling wave laid through both boundaries: between them
 the wave's position runs linearly with the distances to the two, inside and outside it follows the front width that
-the parameters have. Necrosis is part of the core and counts as dense tissue. Where no core was segmented, how far
-density rises inside is unknown: what would be the shift of the core's boundary says it, see :func:`inner_rise`.
+the parameters have. Where nothing was segmented around the core, it follows that width from the core's boundary on.
+Necrosis is part of the core and counts as dense tissue. Where no core was segmented, how far density rises inside is
+unknown: what would be the shift of the core's boundary says it, see :func:`inner_rise`.
 """
 
 import math
@@ -38,12 +39,15 @@ class BoundaryDistances:
         float64 (X, Y, Z).
     shift_sd_mm : float
         Standard deviation that shifts of the boundaries have before any scan.
+    has_margin : bool
+        Whether the boundary of the whole tumour was seen; without it the front begins at the core's.
     """
 
     day: float
     core: Tensor | None
     whole: Tensor
     shift_sd_mm: float
+    has_margin: bool = True
 
     @classmethod
     def measure(
@@ -53,6 +57,7 @@ class BoundaryDistances:
         whole: Tensor,
         spacing_mm: tuple[float, float, float],
         shift_sd_mm: float,
+        has_margin: bool,
     ) -> "BoundaryDistances":
         """Distances of the masks (X, Y, Z) of a visit, which go on beyond the edge of the tissue."""
         return cls(
@@ -60,7 +65,13 @@ class BoundaryDistances:
             core=signed_distance(core, spacing_mm) if bool(core.any()) else None,
             whole=signed_distance(whole, spacing_mm),
             shift_sd_mm=shift_sd_mm,
+            has_margin=has_margin,
         )
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Masks that are observed: 0 for the core, even where it is empty, and 1 for the whole tumour."""
+        return (0, 1) if self.has_margin else (0,)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,8 @@ def density_from_masks(
     rise, by_shift = (
         inner_rise(core_shift_mm, distances.shift_sd_mm) if core is None else (math.nan, math.nan)
     )
-    position, inside, outside = _on_wave(wave, core, whole, front_width_mm, settings, rise)
+    margin = distances.has_margin
+    position, inside, outside = _on_wave(wave, core, whole, front_width_mm, settings, rise, margin)
     density, slope = wave.density_and_slope(position)
     width, nothing = front_width_mm, torch.zeros_like(whole)
     at_core, at_whole = wave.position(settings.core_threshold), wave.position(settings.whole_threshold)
@@ -111,6 +123,8 @@ def density_from_masks(
         free = ~inside
         by_core = -slope * thickness * by_shift * inside
         return StartingDensity(density, -slope * along * free, by_core, -slope / width * free)
+    if not distances.has_margin:
+        return StartingDensity(density, -slope * core / width, -slope / width, nothing)
     gap = (core - whole).clamp(min=_LEAST_GAP_MM)
     by_width = torch.where(outside, -whole / width, torch.where(inside, -core / width, nothing))
     by_core = torch.where(outside, nothing, torch.where(inside, -1.0 / width, thickness * whole / gap**2))
@@ -149,7 +163,8 @@ def mask_density(
     wave = profile or wave_profile()
     core, whole = _shifted(distances, core_shift_mm, whole_shift_mm)
     rise = inner_rise(core_shift_mm, distances.shift_sd_mm)[0] if core is None else math.nan
-    return wave.density(_on_wave(wave, core, whole, front_width_mm, settings, rise)[0])
+    margin = distances.has_margin
+    return wave.density(_on_wave(wave, core, whole, front_width_mm, settings, rise, margin)[0])
 
 
 def _shifted(
@@ -170,6 +185,7 @@ def _on_wave(
     width: float,
     settings: CalibrationSettings,
     rise: float,
+    has_margin: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Position on the wave, and where it no longer depends on the boundary of the whole tumour, and of the core.
 
@@ -183,6 +199,8 @@ def _on_wave(
         along = (whole / width).clamp(min=-rise * thickness)
         return at_whole + along, along <= -rise * thickness, outside
     inside = core < 0.0
+    if not has_margin:
+        return at_core + core / width, inside, outside
     gap = (core - whole).clamp(min=_LEAST_GAP_MM)
     position = torch.where(inside, at_core + core / width, at_core + thickness * core / gap)
     return torch.where(outside, at_whole + whole / width, position), inside, outside

@@ -100,10 +100,10 @@ class Scene:
         with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="twin-distance") as pool:
             distances = tuple(
                 pool.map(
-                    lambda day, core, whole: BoundaryDistances.measure(
-                        day, core, whole, tissue.spacing_mm, sd
+                    lambda visit, core, whole: BoundaryDistances.measure(
+                        visit.day, core, whole, tissue.spacing_mm, sd, visit.has_margin
                     ),
-                    [visit.day for visit in visits],
+                    visits,
                     masks[0::2],
                     masks[1::2],
                 )

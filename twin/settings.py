@@ -1,5 +1,6 @@
 """Choices of the calibration and the forecast, with sound defaults."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -87,6 +88,10 @@ class CalibrationSettings:
     double_precision: bool = False
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            # comparisons with nan are false, so that it would pass all those below
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TwinError("bad_settings", f"{name} must be a finite number, not {value}.")
         if not 0.0 < self.whole_threshold < self.core_threshold < 1.0:
             raise TwinError(
                 "bad_settings",
@@ -95,11 +100,12 @@ class CalibrationSettings:
         for name in ("threshold_width", "boundary_sd_mm", "boundary_correlation_mm"):
             if getattr(self, name) <= 0.0:
                 raise TwinError("bad_settings", f"{name} must be positive, not {getattr(self, name)}.")
-        if self.growth_law not in get_args(GrowthLaw):
-            raise TwinError(
-                "bad_settings",
-                f"growth_law must be one of {', '.join(get_args(GrowthLaw))}, not {self.growth_law!r}.",
-            )
+        for name, known in (("growth_law", GrowthLaw), ("backend", BackendName), ("device", DeviceName)):
+            if getattr(self, name) not in get_args(known):
+                raise TwinError(
+                    "bad_settings",
+                    f"{name} must be one of {', '.join(get_args(known))}, not {getattr(self, name)!r}.",
+                )
         if self.gray_matter_ratio < 1.0:
             raise TwinError(
                 "bad_settings", f"gray_matter_ratio must be at least 1, not {self.gray_matter_ratio:g}."
@@ -129,13 +135,8 @@ class CalibrationSettings:
         Raises
         ------
         TwinError
-            ``no_device`` if it is cuda and there is none, ``bad_settings`` if it is nothing known.
+            ``no_device`` if it is cuda and there is none.
         """
-        if self.device not in get_args(DeviceName):
-            raise TwinError(
-                "bad_settings",
-                f"device must be one of {', '.join(get_args(DeviceName))}, not {self.device!r}.",
-            )
         present = torch.cuda.is_available()
         if self.device == "cuda" and not present:
             raise TwinError(

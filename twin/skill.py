@@ -19,7 +19,8 @@ def held_out_skill(
 ) -> SkillCheck | None:
     """Forecast the last visit from all others and compare with no change and with exponential growth.
 
-    Exponential growth is extrapolated from the two visits before the last. None with fewer than three visits.
+    Exponential growth is extrapolated from the two visits before the last. None with fewer than three visits, and where
+    the whole tumour was not segmented at the last or at the one before, whose volumes are what is forecast.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def held_out_skill(
     calibration : Calibration
         Of all visits; gives priors, settings and therapies.
     """
-    if len(visits) < 3:
+    if len(visits) < 3 or not (visits[-1].has_margin and visits[-2].has_margin):
         return None
     settings = calibration.settings
     shorter = replace(settings, check_skill=False, samples=min(settings.samples, _MOST_DRAWS))

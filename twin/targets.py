@@ -5,7 +5,7 @@ segmented one, displacements at its surface take over: see :mod:`twin.displaceme
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,19 +144,19 @@ def targets(
         if density is None or position is None:
             made += [_first_weight(scene, target) for target in _compared(scene, visit, log_width)]
             continue
-        exact: list[Displacement | None] = [None, None]
+        exact = dict[int, Displacement]()
         if scene.cellularity[visit] is None:
-            exact = [displacement(scene, visit, mask, density) for mask in (0, 1)]
-        made += [target for target in exact if target is not None]
-        masks = tuple(mask for mask in (0, 1) if exact[mask] is None)
-        for target in _compared(scene, visit, log_width, masks):
+            found = {mask: displacement(scene, visit, mask, density) for mask in scene.distances[visit].seen}
+            exact = {mask: target for mask, target in found.items() if target is not None}
+        made += exact.values()
+        for target in _compared(scene, visit, log_width, exact):
             seen = target.seen(density, scene.settings)
             made.append(_weighted(scene, target, seen, target.residual(seen, position)))
     return tuple(made)
 
 
-def _compared(scene: Scene, visit: int, log_width: float, masks: Sequence[int] = (0, 1)) -> list[Target]:
-    """Targets of a visit that compare voxels: its cellularity, else its ``masks``; not weighted yet."""
+def _compared(scene: Scene, visit: int, log_width: float, but: Collection[int] = ()) -> list[Target]:
+    """Targets of a visit that compare voxels: its cellularity, else its masks ``but`` some; not weighted yet."""
     settings, first, dtype = scene.settings, scene.coordinates.shift(visit), scene.operator.dtype
     cellularity = scene.cellularity[visit]
     if cellularity is not None:
@@ -164,6 +164,7 @@ def _compared(scene: Scene, visit: int, log_width: float, masks: Sequence[int] =
         values = cellularity.nan_to_num(0.0).to(dtype)
         nothing = torch.zeros((), dtype=dtype).expand(2, *values.shape)
         return [Target(visit, first, None, values, nothing, region, False)]
+    masks = [mask for mask in scene.distances[visit].seen if mask not in but]
     if not masks:
         return []
     made, start = list[Target](), scene.start(visit, log_width)

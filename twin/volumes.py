@@ -67,10 +67,11 @@ def trend(
 ) -> Vector | None:
     """Voxels of a mask that exponential growth through two visits gives ``after_days`` after the later one.
 
-    None when the mask was empty at either visit, which no exponential passes through.
+    None when the mask was empty at either visit, which no exponential passes through, or is the whole tumour and was
+    drawn beyond the core at one of them only.
     """
     before, now = (float(getattr(visit, mask).sum()) for visit in (earlier, later))
-    if before == 0.0 or now == 0.0:
+    if before == 0.0 or now == 0.0 or (mask == "whole" and earlier.has_margin != later.has_margin):
         return None
     rate = np.log(now / before) / (later.day - earlier.day)
     return np.asarray(now * np.exp(rate * np.asarray(after_days)))

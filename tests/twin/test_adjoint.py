@@ -48,6 +48,19 @@ def score(densities):
     return (weights * densities**2).sum()
 
 
+@pytest.mark.parametrize("problem", ["logistic"], indirect=True)
+def test_what_it_cannot_do_is_said(problem):
+    """Second derivatives came out as zero."""
+    model, parameters, initial = problem
+    rate = parameters["proliferation"].clone().requires_grad_()
+    value = score(evolve(model, {**parameters, "proliferation": rate}, initial, DAYS, max_step=1.0))
+    (first,) = torch.autograd.grad(value, rate, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
+    with pytest.raises(TwinError, match="at least one day"):
+        evolve(model, parameters, initial, [])
+
+
 def test_forward_is_the_trajectory(problem):
     model, parameters, initial = problem
     states = [s[:, 0].clone() for s in trajectory(model, parameters, initial[:, None], DAYS, max_step=1.0)]

@@ -1,5 +1,6 @@
 """Growth is simulated on the device that the settings name, and everything else goes on where it was."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,21 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
         with pytest.raises(TwinError, match=name) as caught:
             CalibrationSettings(device=name)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backend": "fortran"},
+        {"growth_law": "cubic"},
+        {"threshold_width": math.nan},
+        {"boundary_sd_mm": math.inf},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong):
+    """Comparisons with nan are false, so a width that is none passed as not negative."""
+    with pytest.raises(TwinError, match=next(iter(wrong))):
+        CalibrationSettings(**wrong)
 
 
 def test_auto_takes_the_device_that_is_there(monkeypatch):

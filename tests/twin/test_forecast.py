@@ -223,6 +223,18 @@ def test_the_band_before_the_last_visit_leaves_out_the_outermost_draws(visits):
         assert 0.9 < sum(low <= n <= high for n in grown) / len(grown) < 0.96
 
 
+def test_arms_of_a_refused_model_hold_no_change_and_the_trend_as_its_forecast_does(maps, visits, calibration):
+    refused = replace(calibration, acceptable=False)
+    found = compare_treatments(refused, maps, visits, [60.0], {"a": [], "b": [Radiotherapy([100.0], [2.0])]})
+    now = float(visits[-1].whole.sum()) * SPACING**3
+    trend = now * (now / (float(visits[0].whole.sum()) * SPACING**3)) ** (60.0 / 90.0)
+    for arm in found.arms:
+        low, high = arm.whole_mm3[0].interval95
+        assert low <= now and high >= trend * (1 - 1e-9)
+    alone = forecast(refused, maps, visits, [60.0], therapies=[]).horizons[0].volume_whole_mm3
+    assert found.arms[0].whole_mm3[0].interval95 == pytest.approx(alone.interval95, rel=1e-3)
+
+
 def test_one_arm_is_no_comparison(maps, visits, calibration):
     with pytest.raises(TwinError, match="two arms"):
         compare_treatments(calibration, maps, visits, [30.0], {"only": []})

@@ -1,4 +1,4 @@
-"""The density that masks stand for where they say least: inside a tumour without core."""
+"""The density that masks stand for where they say least: inside a tumour without core, and around a core alone."""
 
 import math
 from dataclasses import replace
@@ -48,6 +48,18 @@ def test_derivatives_without_a_core_are_those_of_the_density(shift):
     numeric = (wide - narrow) / (2 * step)
     # the voxels that cross the flat part within the step have no derivative
     assert float(((numeric - found.by_log_width).abs() > 1e-3).double().mean()) < 1e-3
+
+
+def test_derivatives_around_a_core_alone_are_those_of_the_density():
+    step, core = 1e-4, replace(ball(13.0), core=ball(13.0).whole, has_margin=False)
+    found = density_from_masks(core, 2.5, SETTINGS, 0.5)
+    sides = [density_from_masks(core, 2.5, SETTINGS, 0.5 + s).density for s in (step, -step)]
+    torch.testing.assert_close(found.by_core, (sides[0] - sides[1]) / (2 * step), atol=1e-5, rtol=1e-3)
+    sides = [density_from_masks(core, 2.5 * math.exp(s), SETTINGS, 0.5).density for s in (step, -step)]
+    # the profile is linear between its knots
+    torch.testing.assert_close(found.by_log_width, (sides[0] - sides[1]) / (2 * step), atol=1e-3, rtol=1e-2)
+    assert not bool(found.by_whole.any())
+    assert float((found.density > SETTINGS.whole_threshold).sum()) > 1.3 * float((core.core < 0).sum())
 
 
 def test_a_faint_tumour_is_found_faint():
