@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
 from imaging.annotation_index import Annotation
 from imaging.catalog import Series, Visit
-from imaging.drawn_grid import candidates_of, refers_to
+from imaging.drawn_grid import candidates_of, drawn_on, refers_to
 from imaging.drawn_regions import regions_by_number
 from imaging.errors import ImagingError, Reason
 from imaging.files import read_again, tolerant_dicom
 from imaging.geometry import Geometry, Volume
+from imaging.multiresolution import transform_matrix
 from imaging.roi_masks import read_structure_set
 from imaging.segment_masks import read_segmentation
 
@@ -47,7 +49,12 @@ class Correction:
     set_aside: Path | None = None
 
 
-def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Correction | None:
+def read_annotation(
+    visit: Visit,
+    reference: Series,
+    geometry: Geometry,
+    motions: Mapping[str, sitk.Transform] | None = None,
+) -> Correction | None:
     """The newest drawing of a visit as labels; another algorithm's only where no person drew.
 
     Parameters
@@ -58,6 +65,9 @@ def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Corr
         The series whose frame of reference the result is in.
     geometry : Geometry
         The grid wanted, usually that of ``reference``.
+    motions : mapping of str to SimpleITK.Transform, optional
+        By Series Instance UID, for series that lie elsewhere than the scanner says because the patient has moved: maps
+        points of ``reference`` to points of that series. A drawing moves with the series that it was made on.
 
     Returns
     -------
@@ -79,7 +89,10 @@ def read_annotation(visit: Visit, reference: Series, geometry: Geometry) -> Corr
         _check_frame_of_reference(annotation, reference, geometry)
         candidates = candidates_of(visit, annotation, reference, geometry)
         read = read_segmentation if annotation.kind == "SEG" else read_structure_set
-        labels = _on_grid(read(dataset, annotation, candidates), geometry, annotation, reference)
+        drawn = read(dataset, annotation, candidates)
+        series = drawn_on(visit, annotation, drawn.geometry)
+        motion = None if series is None else (motions or {}).get(series.uid)
+        labels = _on_grid(drawn, geometry, motion, annotation, reference)
     return Correction(labels, _source(annotation), annotation.path, _set_aside(visit.annotations, annotation))
 
 
@@ -168,13 +181,23 @@ def _check_frame_of_reference(annotation: Annotation, reference: Series, geometr
     )
 
 
-def _on_grid(labels: Volume, geometry: Geometry, annotation: Annotation, reference: Series) -> Volume:
+def _on_grid(
+    labels: Volume,
+    geometry: Geometry,
+    motion: sitk.Transform | None,
+    annotation: Annotation,
+    reference: Series,
+) -> Volume:
     if labels.geometry is geometry:
         return labels
-    index = geometry.to_index(labels.geometry.to_patient(np.argwhere(labels.array)))
+    points = labels.geometry.to_patient(np.argwhere(labels.array))
+    if motion is not None:
+        back = np.linalg.inv(transform_matrix(motion))
+        points = points @ back[:3, :3].T + back[:3, 3]
+    index = geometry.to_index(points)
     if index.size and ((index < -0.5).any() or (index > np.asarray(geometry.shape) - 0.5).any()):
         raise ImagingError(
             Reason.BAD_ANNOTATION,
             f"{annotation.path.name} draws tumour outside the images of {reference.label}; draw on that series.",
         )
-    return labels.resampled(geometry, interpolation="nearest")
+    return labels.resampled(geometry, motion, interpolation="nearest")

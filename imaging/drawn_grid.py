@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imaging.annotation_index import Annotation
-from imaging.catalog import Series, Visit
+from imaging.catalog import RefusedSeries, Series, Visit
 from imaging.geometry import Geometry
 
 # Of slice distances: 1 is the same one, 2 the nearest that lets planes coincide.
@@ -26,7 +26,7 @@ class Candidate:
     referenced: bool
 
 
-def refers_to(annotation: Annotation, series: Series) -> bool:
+def refers_to(annotation: Annotation, series: Series | RefusedSeries) -> bool:
     """Whether a drawing refers to a series, by its UID or by one of its instances."""
     return series.uid in annotation.referenced_series_uids or bool(
         annotation.referenced_instance_uids.intersection(series.instance_uids)
@@ -59,6 +59,37 @@ def candidates_of(
         )
     ]
     return [Candidate(geometry, refers_to(annotation, reference)), *others]
+
+
+def drawn_on(visit: Visit, annotation: Annotation, grid: Geometry) -> Series | RefusedSeries | None:
+    """The one series that a drawing was made on; None where that cannot be told.
+
+    It is the only one that the drawing refers to. Where it refers to several, or says nothing, the grid that it was
+    read on decides, unless several of them have it.
+
+    Parameters
+    ----------
+    visit : Visit
+        The visit of the drawing.
+    annotation : Annotation
+        The drawing.
+    grid : Geometry
+        The grid that it was read on.
+    """
+    everything: list[Series | RefusedSeries] = [*visit.series, *visit.refused]
+    referred = [series for series in everything if refers_to(annotation, series)]
+    if len(referred) == 1:
+        return referred[0]
+    if not referred and (annotation.referenced_series_uids or annotation.referenced_instance_uids):
+        return None  # on a series that is not here
+    fitting = [
+        series
+        for series in visit.series
+        if (series in referred or not referred)
+        and series.geometry is not None
+        and series.geometry.matches(grid)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def grid_of(

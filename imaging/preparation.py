@@ -190,7 +190,12 @@ def prepare_visits(
             images=images,
             series_registrations=aligned,
             registration=registration,
-            correction=read_annotation(visit, chosen[role], images[role].geometry),
+            correction=read_annotation(
+                visit,
+                chosen[role],
+                images[role].geometry,
+                {chosen[other].uid: found.transform for other, found in aligned.items()},
+            ),
         )
         for (visit, chosen), role, images, aligned, registration in zip(
             selected, references, read, series_registrations, registrations, strict=True
