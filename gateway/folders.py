@@ -8,6 +8,7 @@ of a study is ever left where a study is looked for.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONGEST_UID = 64
 _STUDY_FILE = "study"
 _REFUSED = ".refused"
+logger = logging.getLogger("oncotwin.gateway")
 
 
 def key_of(uid: str) -> str:
@@ -65,9 +67,7 @@ class WorkFolder:
         self._unwritten: dict[Path, dict[str, str]] = {}
         # Left by a gateway that was killed: nobody was told that these have arrived.
         for leftover in self.incoming.iterdir():
-            if leftover.suffix == ".dcm":
-                self.refuse_broken_off(leftover)
-            remove(leftover)
+            self._give_up(leftover)
 
     def inbox(self, source: str, study_uid: str) -> Path:
         """Folder of a study from a source, made when missing."""
@@ -133,10 +133,16 @@ class WorkFolder:
             except OSError:  # a full disk; the name alone may have been written
                 self._unwritten.setdefault(inbox, {})[key] = reason.value
 
-    def refuse_broken_off(self, part: Path) -> None:
-        """Note that an instance was not taken of which a part has come."""
+    def refuse_part(self, part: Path, reason: Refusal) -> None:
+        """Note that an instance was not taken of which a part has come.
+
+        Raises
+        ------
+        OSError
+            When the part cannot be read: it stays where it is, to be noted and deleted by ``forget_incoming``.
+        """
         header = read_header(part)
-        self.refuse(header.study_uid, header.sop_uid, Refusal.BROKEN_OFF)
+        self.refuse(header.study_uid, header.sop_uid, reason)
 
     def refused_in(self, inbox: Path) -> dict[str, str]:
         """Keys of the instances of a study that were refused and have not come since, with the reason."""
@@ -177,7 +183,19 @@ class WorkFolder:
             except FileNotFoundError:  # it has come, meanwhile
                 continue
             if is_old:
-                remove(path)
+                self._give_up(path)
+
+    def _give_up(self, path: Path) -> None:
+        """Delete what nobody will finish; of a received instance, only once it is noted that it was not taken."""
+        try:
+            if path.suffix == ".dcm":
+                self.refuse_part(path, Refusal.BROKEN_OFF)
+        except FileNotFoundError:  # it has come, meanwhile
+            return
+        except OSError as error:
+            logger.error("%s in the work folder cannot be read (%s); it is kept", path.name, error.strerror)
+            return
+        remove(path)
 
 
 def study_uid_of(inbox: Path) -> str:

@@ -29,7 +29,13 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Head of a file, whole or broken off; empty when it cannot be read."""
+    """Head of a file, whole or broken off; empty when it is none that can be understood.
+
+    Raises
+    ------
+    OSError
+        When the disk does not give the file: that says nothing of the object, and another try may.
+    """
 
     def past_it(tag: BaseTag, vr: str | None, length: int) -> bool:
         return bool(tag > _STUDY_UID)
@@ -42,12 +48,20 @@ def read_header(path: Path) -> Header:
                 text(dataset, "StudyInstanceUID"),
                 tuple(text(dataset, keyword) for keyword in _PATIENT),
             )
+    except OSError:
+        raise
     except Exception:  # whatever a hostile file makes pydicom raise, the answer is the same
         return Header()
 
 
 def patient_of(paths: Iterable[Path]) -> tuple[str, bool]:
-    """Whose instances are, as a text for a digest, and whether they contradict each other, as the ingest sees it."""
+    """Whose instances are, as a text for a digest, and whether they contradict each other, as the ingest sees it.
+
+    Raises
+    ------
+    OSError
+        When the disk does not give one of them.
+    """
     identifiers, *others = (
         set(values) for values in zip(*{read_header(p).patient for p in paths}, strict=True)
     )

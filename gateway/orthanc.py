@@ -93,7 +93,7 @@ class OrthancWatch:
                 continue
             try:
                 settled, job = self._take(study, unsettled)
-            except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+            except (OSError, KeyError, TypeError, ValueError) as error:  # of Orthanc, or of our disk
                 self._get(f"/changes?since={since}&limit=1")  # were Orthanc itself away, this would say so
                 self._back_off(study, error)
                 continue
@@ -111,7 +111,7 @@ class OrthancWatch:
         delay_s = min(self._poll_seconds * 2.0 ** min(failures, 20), _LONGEST_BACK_OFF_SECONDS)
         self._next_try[study] = time.monotonic() + delay_s
         logger.warning(
-            "study %s cannot be had from Orthanc (%s, %d times); trying again in %.0f s",
+            "study %s cannot be taken from Orthanc (%s, %d times); trying again in %.0f s",
             key_of(study)[:8], type(error).__name__, failures, delay_s,
         )  # fmt: skip
 

@@ -129,9 +129,12 @@ class Receiver:
             tempfile.tempdir = self._other_temporary_folder
 
     def _store(self, event: NetworkEvent) -> int:
-        header = read_header(event.dataset_path)
+        header = Header()
         try:
+            header = read_header(event.dataset_path)
             refusal = self._take(event, header)
+        except OSError:
+            refusal = Refusal.DISK
         except Exception as error:  # its text may quote the instance
             logger.error("an instance could not be taken: %s", type(error).__name__)
             refusal = Refusal.FAULT
@@ -153,20 +156,17 @@ class Receiver:
             return Refusal.TOO_LARGE
         if not is_uid(sop_uid) or not is_uid(header.study_uid):
             return Refusal.NOT_UNDERSTOOD
+        inbox = self._folders.inbox(SOURCE, header.study_uid)
+        if not self._has_room(inbox, sop_uid):
+            return Refusal.TOO_MANY_INSTANCES
+        aside = self._folders.aside()
         try:
-            inbox = self._folders.inbox(SOURCE, header.study_uid)
-            if not self._has_room(inbox, sop_uid):
-                return Refusal.TOO_MANY_INSTANCES
-            aside = self._folders.aside()
-            try:
-                os.link(received, aside)
-                if self._folders.accept(aside, inbox, sop_uid) is Filed.NEW:
-                    with self._lock:
-                        self._sizes[inbox] += 1
-            finally:
-                aside.unlink(missing_ok=True)
-        except OSError:
-            return Refusal.DISK
+            os.link(received, aside)
+            if self._folders.accept(aside, inbox, sop_uid) is Filed.NEW:
+                with self._lock:
+                    self._sizes[inbox] += 1
+        finally:
+            aside.unlink(missing_ok=True)
         return None
 
     @property
@@ -179,21 +179,27 @@ class Receiver:
         part = _part(event.assoc)
         if part is None or event.assoc in self._cut_off or part.stat().st_size <= self._largest:
             return
-        self._cut_off.add(event.assoc)
+        if self._refuse_part(event, part, Refusal.TOO_LARGE):
+            self._cut_off.add(event.assoc)
         event.assoc.abort()
-        header = read_header(part)
-        self._folders.refuse(header.study_uid, header.sop_uid, Refusal.TOO_LARGE)
-        self._tell_refused(event, Refusal.TOO_LARGE)
 
     def _drop_part(self, event: NetworkEvent) -> None:
         """Delete what came of an object whose transfer broke off; nothing more is written to it."""
         part = _part(event.assoc)
         if part is None:
             return
-        if event.assoc not in self._cut_off:
-            self._folders.refuse_broken_off(part)
-            self._tell_refused(event, Refusal.BROKEN_OFF)
-        part.unlink(missing_ok=True)
+        if event.assoc in self._cut_off or self._refuse_part(event, part, Refusal.BROKEN_OFF):
+            part.unlink(missing_ok=True)
+
+    def _refuse_part(self, event: NetworkEvent, part: Path, refusal: Refusal) -> bool:
+        """Whether it could be noted that an instance was not taken of which a part has come."""
+        self._tell_refused(event, refusal)
+        try:
+            self._folders.refuse_part(part, refusal)
+        except OSError as error:
+            logger.error("what came of an instance cannot be read (%s); it is kept", error.strerror)
+            return False
+        return True
 
     def _tell_refused(self, event: NetworkEvent, refusal: Refusal) -> None:
         self._metrics.refused.labels(refusal.value).inc()

@@ -65,6 +65,7 @@ class Gateway:
         self._couriers = ThreadPoolExecutor(_DELIVERIES_AT_ONCE, thread_name_prefix="courier")
         self._deliveries: dict[str, Future[Receipt]] = {}
         self._seen: dict[Path, float] = {}
+        self._unreadable_until: dict[Path, float] = {}
         self._next_poll = self._next_cleaning = 0.0
 
     def start(self) -> None:
@@ -120,12 +121,27 @@ class Gateway:
             return
         for inbox, changed in self.folders.arrived(RECEIVED).items():
             quiet = time.time() - changed > self.settings.receiver.study_complete_seconds
-            if quiet and self._seen.get(inbox) != changed:
-                refused = self.folders.refused_in(inbox)
-                job = enqueue(self.jobs, self.folders, inbox, RECEIVED, instances_in(inbox), refused)
-                self._seen[inbox] = changed
-                if job is not None:
-                    self._tell_queued(job)
+            waits = time.monotonic() < self._unreadable_until.get(inbox, 0.0)
+            if quiet and not waits and self._seen.get(inbox) != changed:
+                self._find_version(inbox, changed)
+
+    def _find_version(self, inbox: Path, changed: float) -> None:
+        """Queue a study as it is now; one that the disk does not give is tried again, and keeps no other waiting."""
+        try:
+            refused = self.folders.refused_in(inbox)
+            job = enqueue(self.jobs, self.folders, inbox, RECEIVED, instances_in(inbox), refused)
+        except OSError as error:
+            delay_s = self.settings.jobs.back_off_seconds
+            self._unreadable_until[inbox] = time.monotonic() + delay_s
+            logger.error(
+                "study %s in the work folder cannot be read (%s); trying again in %g s",
+                inbox.name[:8], error.strerror, delay_s,
+            )  # fmt: skip
+            return
+        self._unreadable_until.pop(inbox, None)
+        self._seen[inbox] = changed
+        if job is not None:
+            self._tell_queued(job)
 
     def _watch_orthanc(self) -> None:
         if self._orthanc is None or self.settings.orthanc is None or time.monotonic() < self._next_poll:

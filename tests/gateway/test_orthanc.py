@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,7 @@ import pydicom
 import pytest
 import requests
 
+from gateway import versions
 from gateway.folders import WorkFolder
 from gateway.jobs import JobTable, State
 from gateway.orthanc import OrthancWatch
@@ -155,12 +157,32 @@ def test_a_study_that_cannot_be_had_keeps_nobody_waiting(
         archive.put(study, image_of(tmp_path / study, f"PAT-{study}", number))
     archive.broken = {"a"}
     assert [job.study_uid for job in watch.poll()] == [archive.study_uids[study] for study in "bc"]
-    assert "cannot be had from Orthanc (HTTPError, 1 times)" in caplog.text
+    assert "cannot be taken from Orthanc (HTTPError, 1 times)" in caplog.text
     assert "PAT-" not in caplog.text
     watch.poll()
     assert archive.fetched.count("a") == 1, "it is left alone for a while"
     watch._next_try.clear()
     archive.broken = set()
+    assert [job.study_uid for job in watch.poll()] == [archive.study_uids["a"]]
+
+
+def test_a_study_that_our_disk_does_not_give_keeps_nobody_waiting(
+    archive: Archive, watch: OrthancWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, study in enumerate("ab"):
+        archive.put(study, image_of(tmp_path / study, f"PAT-{study}", number))
+    read = versions.patient_of
+
+    def patient_of(paths: Iterable[Path]) -> tuple[str, bool]:
+        files = list(paths)
+        if study_uid(files) == archive.study_uids["a"]:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(files)
+
+    monkeypatch.setattr(versions, "patient_of", patient_of)
+    assert [job.study_uid for job in watch.poll()] == [archive.study_uids["b"]]
+    monkeypatch.undo()
+    watch._next_try.clear()
     assert [job.study_uid for job in watch.poll()] == [archive.study_uids["a"]]
 
 
