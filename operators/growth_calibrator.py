@@ -131,7 +131,8 @@ def calibrated_twin(
     # Growth from nothing is not in the model, so it starts after the last visit without a tumour.
     last_without = max((n for n, there in enumerate(with_tumour) if not there), default=-1)
     observations = seen[last_without + 1 :]
-    warnings += _untreated(courses, first_visit, observations, horizons_days)
+    modelled = (observations[0].day, observations[-1].day + max(horizons_days, default=0.0))
+    warnings += _untreated(courses, first_visit, observations, modelled)
     if last_without >= 0:
         warnings.append(
             f"The first {last_without + 1} visit(s) were left out: no tumour at visit {last_without + 1}."
@@ -149,7 +150,9 @@ def calibrated_twin(
             "The input holds an RT Dose, but no course of radiotherapy in the settings asks for it (rtdose): it was "
             "not used."
         )
-    treatments = sentences_of(courses, first_visit, plan_gy, "" if dose is None else dose.sop_instance_uid)
+    treatments = sentences_of(
+        courses, first_visit, modelled, plan_gy, "" if dose is None else dose.sop_instance_uid
+    )
     say("calibrating the growth model")
     progress = about("calibrating the growth model")
     calibration = calibrate(
@@ -202,14 +205,14 @@ def _untreated(
     courses: Sequence[Course],
     first_visit: datetime,
     observations: Sequence[TumourObservation],
-    horizons_days: Sequence[float],
+    modelled: tuple[float, float],
 ) -> tuple[str, ...]:
     """What to tell where treatment is not known, or known and without effect on the model."""
     untreated = "growth is modelled as if untreated between the visits."
     if not courses:
         return (f"No treatment schedule was given: {untreated}",)
     first, last = observations[0].day, observations[-1].day
-    silent = without_effect(courses, first_visit, first, last + max(horizons_days, default=0.0))
+    silent = without_effect(courses, first_visit, *modelled)
     if len(observations) > 1 and not acts_between(courses, first_visit, first, last):
         return (f"No treatment of the schedule acts between the visits: {untreated}", *silent)
     return silent

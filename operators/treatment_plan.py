@@ -101,12 +101,31 @@ def therapies_of(
 
 
 def sentences_of(
-    courses: Sequence[Course], first_visit: datetime, plan_gy: Tensor | None = None, dose_uid: str = ""
+    courses: Sequence[Course],
+    first_visit: datetime,
+    modelled: tuple[float, float],
+    plan_gy: Tensor | None = None,
+    dose_uid: str = "",
 ) -> tuple[str, ...]:
-    """One sentence a course for the report; ``dose_uid`` is the SOP Instance UID of the RT Dose of ``plan_gy``."""
+    """One sentence a course for the report, which says so where the course never acts on the model.
+
+    Parameters
+    ----------
+    courses : sequence of Course
+        All that the settings list.
+    first_visit : datetime.datetime
+        Day zero.
+    modelled : tuple of float
+        First and last day on which the model runs.
+    plan_gy : Tensor, optional
+        Dose map of the course that has an RT Dose, Gy.
+    dose_uid : str
+        Its SOP Instance UID.
+    """
     made = []
     for course in courses:
         count, when = len(course.dates), _when(course, first_visit)
+        idle = "" if acts_between([course], first_visit, *modelled) else "; without effect on the model"
         if isinstance(course, RadiotherapyCourse):
             source = ""
             if plan_gy is None:
@@ -116,12 +135,13 @@ def sentences_of(
                 dose = f"a dose map, at most {most / count:.2f} Gy a fraction and {most:.1f} Gy in all,"
                 source = f"; the dose map is RT Dose {dose_uid}"
             made.append(
-                f"Radiotherapy: {count} fraction(s) of {dose} {when}, alpha/beta {course.alpha_beta:g} Gy{source}."
+                f"Radiotherapy: {count} fraction(s) of {dose} {when}, alpha/beta {course.alpha_beta:g} Gy{source}"
+                f"{idle}."
             )
         else:
             made.append(
                 f"Chemotherapy: {count} dose(s) of {course.dose:g} {when}, relative to {course.reference_dose:g}, "
-                f"half-life {course.half_life_hours:g} h."
+                f"half-life {course.half_life_hours:g} h{idle}."
             )
     return tuple(made)
 

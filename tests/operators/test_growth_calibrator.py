@@ -143,6 +143,8 @@ def test_a_course_that_never_acts_does_not_silence_the_warning(
     assert silent is None or silent in found.warnings[1]
     both = growth_calibrator.calibrated_twin(mapped, Priors(), settings, [course, COURSE], (30.0, 90.0))
     assert len(both.warnings) == (0 if silent is None else 1), "the other course acts"
+    idle = [treatment.endswith("; without effect on the model.") for treatment in both.treatments]
+    assert idle == [silent is not None, False]
 
 
 @pytest.mark.parametrize(("lost", "told"), [(0, False), (9, False), (300, True)])

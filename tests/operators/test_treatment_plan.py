@@ -30,9 +30,21 @@ def test_courses_of_one_kind_are_one_therapy() -> None:
 
 
 def test_courses_in_words() -> None:
-    said = sentences_of([RADIATION, BOOST, DRUG], FIRST)
+    said = sentences_of([RADIATION, BOOST, DRUG], FIRST, (0.0, 60.0))
     assert said[0] == "Radiotherapy: 2 fraction(s) of 2 Gy from day 2 to day 3, alpha/beta 10 Gy."
     assert "1 fraction(s) of 5 Gy on day 30" in said[1]
     assert said[2] == (
         "Chemotherapy: 2 dose(s) of 150 from day -2 to day 2, relative to 75, half-life 1.8 h."
     )
+
+
+def test_a_course_that_never_acts_says_so_in_its_sentence() -> None:
+    """The last day that is modelled is day 20: the boost on day 30 is listed, and not as if it counted."""
+    radiation, boost, drug = sentences_of([RADIATION, BOOST, DRUG], FIRST, (0.0, 20.0))
+    assert (
+        boost
+        == "Radiotherapy: 1 fraction(s) of 5 Gy on day 30, alpha/beta 10 Gy; without effect on the model."
+    )
+    assert "without effect" not in radiation + drug
+    early = sentences_of([DRUG], FIRST, (40.0, 60.0))
+    assert early[0].endswith("half-life 1.8 h; without effect on the model.")
