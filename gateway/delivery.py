@@ -5,7 +5,7 @@ Objects carry UIDs that depend on their content alone, so sending one again cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,15 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 
 from gateway.commitment import Commitments, Request
 from gateway.receiver import client_context
+from gateway.rejections import STORED, Rejection, may_pass, words_of
 from gateway.settings import StoreDestination, StowDestination
-from gateway.web import dicomweb, every_page, value, what_failed
+from gateway.stow import store
+from gateway.web import dicomweb, every_page, session_for, value, what_failed
 
 _SOP_INSTANCE_UID = "00080018"
-_SUCCESS_OR_WARNING = (0x0000, 0xB000, 0xB006, 0xB007)
 # Archives that answer at once do so on the association that asked; the others open one to our receiver.
 _SAME_ASSOCIATION_SECONDS = 2.0
+_NO_CLASS = Rejection("its SOP class is not accepted", is_final=True)
 
 
 class DeliveryError(Exception):
@@ -84,7 +86,7 @@ def deliver(
 
 
 def _by_stow(objects: Sequence[ResultObject], destination: StowDestination) -> int:
-    client = dicomweb(destination)
+    client, session = dicomweb(destination), session_for(destination)
 
     def present() -> set[str]:
         series = sorted({(item.study_uid, item.series_uid) for item in objects})
@@ -93,16 +95,13 @@ def _by_stow(objects: Sequence[ResultObject], destination: StowDestination) -> i
     try:
         there = present()
         missing = [item for item in objects if item.sop_uid not in there]
-        for item in missing:
-            client.store_instances([_dataset(item)])
+        rejected = {item: store(session, destination.url, item.path) for item in missing}
         there = present()
     except (requests.RequestException, ValueError) as error:
         raise DeliveryError(f"The destination did not answer as it should ({what_failed(error)}).") from error
-    lost = sum(item.sop_uid not in there for item in objects)
-    if lost:
-        raise DeliveryError(
-            f"The destination accepted the results but lacks {lost} of {len(objects)} objects."
-        )
+    lacking = {item: rejected.get(item) for item in objects if item.sop_uid not in there}
+    if lacking:
+        raise _lacks(lacking, len(objects))
     return len(missing)
 
 
@@ -143,7 +142,9 @@ def _by_store(
     transaction_uid = commitments.begin()
     request = Request(association, commitments, transaction_uid)
     try:
-        _store(association, taken)
+        rejected = _store(association, taken)
+        if rejected:
+            raise _lacks({**dict.fromkeys(lacking, _NO_CLASS), **rejected}, len(objects))
         if lacking:
             raise _not_taken(lacking)
         if not request.is_offered or not request.send((item.sop_class, item.sop_uid) for item in objects):
@@ -162,12 +163,28 @@ def _by_store(
         association.release()
 
 
-def _store(association: Association, objects: Sequence[ResultObject]) -> None:
+def _store(association: Association, objects: Sequence[ResultObject]) -> dict[ResultObject, Rejection]:
+    """Send all objects; those that the destination rejected."""
+    rejected = {}
     for item in objects:
         status = association.send_c_store(_dataset(item)).get("Status")
-        if status not in _SUCCESS_OR_WARNING:
-            told = "no status" if status is None else f"status {status:#06x}"
-            raise DeliveryError(f"The destination answered {told}.")
+        if status is None:
+            raise DeliveryError("The destination answered no status.")
+        if status not in STORED:
+            rejected[item] = Rejection(f"status {words_of(status)}", not may_pass(status))
+    return rejected
+
+
+def _lacks(lacking: Mapping[ResultObject, Rejection | None], number: int) -> DeliveryError:
+    """What the destination lacks of a number of objects, and how it rejected each; the names of the files are ours."""
+    told = "; ".join(
+        f"{item.path.name} ({UID(item.sop_class).name}): {rejection.answer if rejection else 'accepted, but not there'}"
+        for item, rejection in lacking.items()
+    )
+    sentence = f"The destination lacks {len(lacking)} of {number} objects: {told}."
+    if all(rejection is not None and rejection.is_final for rejection in lacking.values()):
+        return Undeliverable(f"{sentence} Mend that there and retry the job.")
+    return DeliveryError(sentence)
 
 
 def _not_taken(objects: Sequence[ResultObject]) -> Undeliverable:
