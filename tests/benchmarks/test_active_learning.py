@@ -55,6 +55,7 @@ def outcome(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return site, simulate(site, small_bundle, protocol, tmp_path_factory.mktemp("opened"))
 
 
+@pytest.mark.slow
 def test_cases_are_drawn_in_the_order_of_the_servers_strategies(outcome: tuple[Site, list[Run]]) -> None:
     _, runs = outcome
     assert [(run.strategy, run.repetition) for run in runs] == [(s, r) for r in range(2) for s in STRATEGIES]
@@ -63,6 +64,7 @@ def test_cases_are_drawn_in_the_order_of_the_servers_strategies(outcome: tuple[S
     assert len({run.order for run in runs if run.strategy == "random"}) == 2, "by chance"
 
 
+@pytest.mark.slow
 def test_a_score_that_orders_cases_by_their_error_correlates_fully(
     outcome: tuple[Site, list[Run]], small_bundle: Path
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_score_that_orders_cases_by_their_error_correlates_fully(
     assert found_by_scores(two, small_bundle) == pytest.approx({"epistemic": 1.0, "twin": -1.0})
 
 
+@pytest.mark.slow
 def test_drawings_teach(outcome: tuple[Site, list[Run]]) -> None:
     _, runs = outcome
     assert len({run.dice[0] for run in runs}) == 1, "all begin with the same model"

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRETS = (PATIENT_ID, *PATIENT_NAME.split("^"))
 
 
-@pytest.mark.parametrize("count", [24, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(600, marks=pytest.mark.slow)])
 def test_every_case_ends_well(tmp_path: Path, count: int) -> None:
     root = tmp_path / "root"
     root.mkdir()
