@@ -135,7 +135,7 @@ def read_catalog(folder: Path, *, visit_gap_hours: float = 4.0, progress: Progre
     ------
     ImagingError
         ``EMPTY_INPUT``, ``NO_PERMISSION``, ``NOT_DICOM``, ``SEVERAL_PATIENTS``, ``MISSING_ATTRIBUTE`` (PatientID),
-        ``MISSING_DATE``, ``TRUNCATED`` (a DICOM file so damaged that its series is unknown) or ``BAD_ANNOTATION``
+        ``MISSING_DATE``, ``TRUNCATED`` (a broken file that is no image of a known study) or ``BAD_ANNOTATION``
         (a drawing that refers to images of several visits).
     """
     inventory = read_inventory(folder, visit_gap_hours=visit_gap_hours, progress=progress)
@@ -182,21 +182,45 @@ def read_inventory(
     content = read_folder(folder, progress)
     with tolerant_dicom():
         groups = _by_patient(content.objects)
-        known = {file.series_uid for file in content.objects}
+        others = [file for file in content.broken if _is_of_no_use(file)]
+        homes = [(file, _homes(file, groups)) for file in content.broken if file not in others]
         patients = tuple(
-            _catalog(
-                group,
-                [file for file in content.broken if file.series_uid in _series_of(group)],
-                visit_gap_hours,
-            )
-            for group in groups
+            _catalog(group, [file for file, places in homes if number in places], visit_gap_hours)
+            for number, group in enumerate(groups)
         )
-    lost = tuple(file for file in content.broken if file.series_uid not in known)
-    return Inventory(patients, lost, content.ignored)
+    lost = tuple(file for file, places in homes if not places)
+    ignored = [IgnoredFile(file.name, "broken, and not an MR or CT image") for file in others]
+    return Inventory(patients, lost, (*content.ignored, *ignored))
 
 
-def _series_of(files: Sequence[DicomFile]) -> set[str]:
-    return {file.series_uid for file in files}
+def _is_of_no_use(broken: BrokenFile) -> bool:
+    """Whether a broken file would be ignored if it were whole."""
+    used = {*IMAGE_CLASSES, *ANNOTATION_CLASSES, RTDoseStorage}
+    return text(broken.header, "SOPClassUID") not in {"", *used}
+
+
+def _homes(broken: BrokenFile, groups: Sequence[Sequence[DicomFile]]) -> list[int]:
+    """The patients whose images a broken file belongs to; none where it may be a drawing, or anybody's.
+
+    By its series, else by its study: an image may be all that its series has.
+    """
+    keywords = ["SeriesInstanceUID"]
+    if text(broken.header, "SOPClassUID") in IMAGE_CLASSES and broken.series_uid:
+        keywords.append("StudyInstanceUID")
+    for keyword in keywords:
+        uid = text(broken.header, keyword)
+        homes = [
+            number
+            for number, group in enumerate(groups)
+            if uid and any(text(file.header, keyword) == uid for file in group if _is_image(file))
+        ]
+        if homes:
+            return homes
+    return []
+
+
+def _is_image(file: DicomFile) -> bool:
+    return text(file.header, "SOPClassUID") in IMAGE_CLASSES
 
 
 def _by_patient(files: Sequence[DicomFile]) -> list[list[DicomFile]]:
@@ -220,8 +244,8 @@ def _split(files: list[DicomFile], keywords: Sequence[str]) -> list[list[DicomFi
 
 def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap_hours: float) -> Catalog:
     files, ignored = _without_copies(files)
-    images = [file for file in files if text(file.header, "SOPClassUID") in IMAGE_CLASSES]
-    series, refused = build_series(images, [file for file in broken if file.series_uid in _series_of(images)])
+    images = [file for file in files if _is_image(file)]
+    series, refused = build_series(images, broken)
     groups, unplaced = group_visits([*series, *refused], timedelta(hours=visit_gap_hours))
     visits = [_visit(group) for group in groups]
     used = {item.uid for item in series}

@@ -11,8 +11,8 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -39,6 +39,7 @@ _SHORTEST = 132  # preamble and magic word
 _EMPTY = "empty"
 # What the system says of a link without a target or in a circle, and of a file that was there a moment ago.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_PIXEL_GROUP = 0x7FE0
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 Progress = Callable[[int, int], None]
@@ -78,15 +79,19 @@ class DicomFile:
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """A file that is DICOM, but cut off or unreadable; ``series_uid`` is empty when even that is lost.
+    """A file that is DICOM, but cut off or unreadable; ``header`` is what is left of its attributes.
 
     So is a link without a target, and a file that vanishes while the folder is read: each may have been a slice.
     """
 
     name: str
     sentence: str
-    series_uid: str = ""
-    study_uid: str = ""
+    header: Dataset = field(default_factory=Dataset, repr=False, compare=False)
+
+    @property
+    def series_uid(self) -> str:
+        """Series Instance UID; empty when even that is lost."""
+        return text(self.header, "SeriesInstanceUID")
 
 
 @dataclass(frozen=True)
@@ -250,7 +255,7 @@ def _read_file(path: Path, name: str) -> DicomFile | BrokenFile | IgnoredFile:
             return BrokenFile(
                 name,
                 f"{name} is damaged: its {unreadable} cannot be read; copy it again or take it out of the folder.",
-                "" if unreadable == "SeriesInstanceUID" else text(dataset, "SeriesInstanceUID"),
+                _readable(dataset),
             )
         if text(dataset.file_meta, "MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
             return IgnoredFile(name, "DICOMDIR, a directory of other files")
@@ -320,11 +325,13 @@ def _inflates_too_far(content: bytes) -> bool:
 
 def _has_whole_values(dataset: Dataset) -> bool:
     """Whether no value is shorter than its stated length."""
-    return all(
-        len(element.value or b"") == element.length
-        for element in dataset.values()
-        if isinstance(element, RawDataElement) and element.length != _UNDEFINED_LENGTH
-    )
+    return all(_is_whole(element) for element in dataset.values())
+
+
+def _is_whole(element: object) -> bool:
+    if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
+        return True
+    return len(element.value or b"") == element.length
 
 
 def _decode(datasets: Sequence[Dataset]) -> str:
@@ -372,17 +379,21 @@ def _native_length(dataset: Dataset) -> int:
     return length * 2 // 3 if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" else length
 
 
+def _readable(header: Dataset) -> Dataset:
+    """Those attributes whose value is whole and can be decoded."""
+    kept = Dataset()
+    for tag in header.keys():
+        if tag.is_private or tag.group == _PIXEL_GROUP or not _is_whole(header.get_item(tag)):
+            continue
+        with suppress(*_PARSE_ERRORS):
+            element = header[tag]
+            if element.VR != "SQ" or not _decode(list(element.value or [])):
+                kept.add(element)
+    return kept
+
+
 def _broken(name: str, content: bytes) -> BrokenFile:
     header = _parse(content, pixels=False) or Dataset()
-    lost = [
-        element.tag
-        for element in header.values()
-        if isinstance(element, RawDataElement) and len(element.value or b"") != element.length
-    ]
-    for tag in lost:
-        del header[tag]
-    where = "header" if lost or "Rows" not in header else "pixel data"
+    where = "pixel data" if "Rows" in header and _has_whole_values(header) else "header"
     sentence = f"{name} is a DICOM file cut off in its {where}; copy it again or take it out of the folder."
-    if _decode([header]):
-        return BrokenFile(name, sentence)
-    return BrokenFile(name, sentence, text(header, "SeriesInstanceUID"), text(header, "StudyInstanceUID"))
+    return BrokenFile(name, sentence, _readable(header))

@@ -335,7 +335,18 @@ def _missing(role: Role, refused: Sequence[RefusedSeries], visit: Visit) -> Imag
     start = f"The visit of {visit.date:%Y-%m-%d} has no usable {_TITLES[role]} series"
     if refused:
         return ImagingError(refused[0].reason, f"{start}, because {refused[0].sentence}")
+    unknown = [series for series in visit.refused if _lost_its_headers(series)]
+    if unknown:
+        sentence = f"{start}, and what {unknown[0].label} showed is unknown: {unknown[0].sentence}"
+        return ImagingError(Reason.MISSING_SEQUENCE, sentence)
     return ImagingError(
         Reason.MISSING_SEQUENCE,
         f"{start}; add it, or {_OVERRIDE} if one of its {len(visit.series)} series is it.",
+    )
+
+
+def _lost_its_headers(series: RefusedSeries) -> bool:
+    """Whether a file was cut off before all that says what its series shows."""
+    return series.reason is Reason.TRUNCATED and not (
+        series.description or series.headers.protocol_name or series.headers.repetition_time_ms
     )

@@ -145,7 +145,7 @@ def build_series(
     files : sequence of DicomFile
         Image objects of ``IMAGE_CLASSES``, in any order.
     broken : sequence of BrokenFile
-        Broken files whose series is known: that series is refused.
+        Broken files of image series: such a series is refused.
     """
     by_uid: dict[str, list[DicomFile]] = defaultdict(list)
     for file in files:
@@ -165,9 +165,10 @@ def build_series(
 
 
 def _build_one(uid: str, files: list[DicomFile], broken: list[BrokenFile]) -> Series | RefusedSeries:
-    datasets = [file.header for file in files]
+    # What is left of broken files speaks where nothing else does.
+    datasets = [file.header for file in files] or [file.header for file in broken]
     with tolerant_dicom():
-        first = datasets[0] if datasets else Dataset()
+        first = datasets[0]
         series_number = number(first.get("SeriesNumber"))
         label = series_label(None if series_number is None else int(series_number), uid)
         headers = read_headers(first)
@@ -187,7 +188,7 @@ def _build_one(uid: str, files: list[DicomFile], broken: list[BrokenFile]) -> Se
                 sentence=error.message,
                 modality=text(first, "Modality"),
                 file_count=len(files) + len(broken),
-                study_uid=text(first, "StudyInstanceUID") or (broken[0].study_uid if broken else ""),
+                study_uid=text(first, "StudyInstanceUID"),
                 number=None if series_number is None else int(series_number),
                 acquired=None if dated is None else dated.moment,
                 has_time=dated is not None and dated.has_time,

@@ -28,18 +28,20 @@ class SelectedVisit:
 
 @dataclass(frozen=True, eq=False)
 class SelectedStudies:
-    """The patient's visits in time order, with the series to use."""
+    """The patient's visits in time order, with the series to use, and sentences for the report on the input."""
 
     catalog: Catalog
     visits: tuple[SelectedVisit, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedStudies:
-    """Images read and registered, in time order."""
+    """Images read and registered, in time order, and sentences for the report on the input."""
 
     catalog: Catalog
     visits: tuple[PreparedVisit, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,4 +38,4 @@ class PreprocessorOperator(Operator):
             seed=self.seed,
             progress=say,
         )
-        op_output.emit(PreparedStudies(studies.catalog, prepared), "prepared")
+        op_output.emit(PreparedStudies(studies.catalog, prepared, studies.warnings), "prepared")

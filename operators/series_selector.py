@@ -9,9 +9,10 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 
 from imaging.catalog import Catalog
 from imaging.dose import require_usable_dose
-from imaging.preparation import reference_role, require_intervals
-from imaging.role_selection import RoleRule, select_roles
+from imaging.preparation import reference_role
+from imaging.role_selection import RoleRule
 from imaging.roles import Role
+from imaging.visit_selection import select_visits
 from operators.messages import SelectedStudies, SelectedVisit
 from operators.progress import say
 
@@ -49,14 +50,11 @@ class SeriesSelectorOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         catalog: Catalog = op_input.receive("catalog")
         say("choosing the series of each visit")
-        require_intervals(catalog.visits)
-        visits = tuple(
-            SelectedVisit(visit, select_roles(visit, required=self.required, rules=self.rules))
-            for visit in catalog.visits
-        )
+        selected = select_visits(catalog.visits, required=self.required, rules=self.rules)
+        visits = tuple(SelectedVisit(*chosen) for chosen in selected.visits)
         if self.rtdose is not None:
             chosen = [visit.selection.chosen for visit in visits]
             geometries = [series[reference_role(series)].geometry for series in chosen]
             frames = {geometry.frame_of_reference_uid for geometry in geometries if geometry is not None}
             require_usable_dose(catalog.doses, self.rtdose, frames)
-        op_output.emit(SelectedStudies(catalog, visits), "selected")
+        op_output.emit(SelectedStudies(catalog, visits, selected.warnings), "selected")

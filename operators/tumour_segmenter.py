@@ -91,7 +91,7 @@ class TumourSegmenterOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         studies: PreparedStudies = op_input.receive("prepared")
-        warnings: list[str] = []
+        warnings = list(studies.warnings)
         visits: list[SegmentedVisit] = []
         for number, prepared in enumerate(studies.visits, start=1):
             progress = about(f"visit {number} of {len(studies.visits)}")
