@@ -25,6 +25,10 @@ FOREIGN_PREFIXES = ("FORECAST", "UNSURE", "TWIN")
 _TO_WIRE = np.zeros(len(TumourLabel), dtype=np.uint8)
 for _name, _value in WIRE_VALUES.items():
     _TO_WIRE[TumourLabel[_name]] = _value
+_INSIDE: Mapping[str, frozenset[str]] = {
+    "WT": frozenset({"TC", "NCR", "ET"}),
+    "TC": frozenset({"NCR", "ET"}),
+}
 _NOT_SEGMENTS = frozenset({"background", "foreground_scribbles", "background_scribbles"})
 
 
@@ -48,8 +52,8 @@ def from_wire(values: npt.NDArray[Any], label_info: Sequence[Mapping[str, Any]])
     Raises
     ------
     Refusal
-        If a value has no name, a name is no tumour region, or a segment of another kind (a forecast, say) covers
-        voxels: in a label map it would have erased the tumour below it.
+        If a value has no name, a name is no tumour region, or a segment may have erased tumour in the label map:
+        one of another kind (a forecast, say) that covers voxels, or a nested one that comes after what lies inside it.
     """
     names = [str(item.get("name", "")) for item in label_info] or list(WIRE_VALUES)
     present = {int(value) for value in np.unique(values)} - {0}
@@ -59,6 +63,7 @@ def from_wire(values: npt.NDArray[Any], label_info: Sequence[Mapping[str, Any]])
             f"The label map holds the value {unnamed[0]}, but only {len(names)} segment(s) were named."
         )
     masks: dict[str, npt.NDArray[np.bool_]] = {}
+    earlier: dict[str, str] = {}
     for value, name in enumerate(names, start=1):
         if name.startswith(FOREIGN_PREFIXES):
             if value in present:
@@ -73,6 +78,9 @@ def from_wire(values: npt.NDArray[Any], label_info: Sequence[Mapping[str, Any]])
                 if value not in present:
                     continue
                 raise Refusal(error.message) from error
+            if value in present:
+                _refuse_over_its_inside(name, region, earlier)
+            earlier[region] = name
             masks[region] = masks.get(region, np.zeros(values.shape, dtype=bool)) | (values == value)
     if not masks:
         return np.zeros(values.shape, dtype=np.uint8)
@@ -81,3 +89,13 @@ def from_wire(values: npt.NDArray[Any], label_info: Sequence[Mapping[str, Any]])
     except ImagingError as error:
         raise Refusal(error.message) from error
     return labels
+
+
+def _refuse_over_its_inside(name: str, region: str, earlier: Mapping[str, str]) -> None:
+    """Refuse a nested segment after what lies inside it: where they overlap, nothing of that is left to be read."""
+    hidden = [repr(other) for inner, other in earlier.items() if inner in _INSIDE.get(region, ())]
+    if hidden:
+        raise Refusal(
+            f"Segment {name!r} comes after {' and '.join(hidden)} and may hide them in what was sent, since it holds "
+            "them; move it above them in the list of segments, or remove it, and submit again."
+        )

@@ -63,6 +63,24 @@ def test_a_whole_tumour_beside_the_servers_own_segments_is_oedema_outside_them()
     assert from_wire(np.array([[[0, 1, 4]]], dtype=np.uint8), info).tolist() == [[[0, 2, 3]]]
 
 
+@pytest.mark.parametrize(
+    ("order", "hidden"),
+    [
+        (["ED", "NCR", "ET", "whole tumour"], "'NCR' and 'ET'"),
+        (["core", "ET", "NCR", "WT"], "'core' and 'ET' and 'NCR'"),
+        (["WT", "ET", "TC"], "'ET'"),
+    ],
+)
+def test_a_nested_segment_after_what_lies_inside_it_is_refused(order: list[str], hidden: str) -> None:
+    """Slicer lets the later segment win: of the core below it nothing is sent, and all would become oedema."""
+    values = np.full((2, 2, 2), len(order), np.uint8)
+    with pytest.raises(HTTPException) as refused:
+        from_wire(values, [{"name": name} for name in order])
+    assert f"Segment '{order[-1]}' comes after {hidden} and may hide them" in refused.value.detail
+    empty = np.where(values == len(order), 1, values)
+    assert from_wire(empty, [{"name": name} for name in order]).all(), "an empty one hides nothing"
+
+
 def test_empty_segments_of_other_kinds_do_no_harm() -> None:
     info = [{"name": "ED"}, {"name": "FORECAST +90 d core"}, {"name": "notes"}]
     assert not from_wire(np.zeros((2, 2, 2), np.uint8), info).any()
