@@ -17,6 +17,7 @@ from imaging.errors import ImagingError
 from imaging.geometry import Geometry
 from imaging.reader import read_volume
 from imaging.role_selection import propose_roles
+from imaging.visit_selection import without_head
 
 EXIT_USAGE = 2
 EXIT_UNUSABLE = 3
@@ -92,7 +93,10 @@ def as_table(listing: dict[str, Any]) -> str:
             missing = [
                 role for role, problem in visit["problems"].items() if problem["reason"] == "missing_sequence"
             ]
-            lines += [f"    ! no usable series for {', '.join(missing)}"] if missing else []
+            if visit["left_out"]:
+                lines.append(f"    ! left out of a run with other visits: {visit['left_out']}")
+            elif missing:
+                lines.append(f"    ! no usable series for {', '.join(missing)}")
             lines += [
                 f"    ! {item['sentence']}" for role, item in visit["problems"].items() if role not in missing
             ]
@@ -154,6 +158,7 @@ def _describe_visit(visit: Visit) -> dict[str, Any]:
     ]
     return {
         "date": visit.date.isoformat(),
+        "left_out": without_head(visit) or None,
         "problems": {
             role: {"reason": error.reason.value, "sentence": error.message}
             for role, error in problems.items()

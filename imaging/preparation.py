@@ -175,8 +175,19 @@ def prepare_visits(
                 progress(f"visit {number} of {len(read)}: registering to the first visit")
                 between.append(align(baseline, images[role], "visit"))
         try:
-            series_registrations = [{r: found.result() for r, found in visit.items()} for visit in within]
-            registrations = [None, *(found.result() for found in between)]
+            series_registrations = [
+                {other: _found(pending, visit, chosen[other]) for other, pending in of_visit.items()}
+                for (visit, chosen), of_visit in zip(selected, within, strict=True)
+            ]
+            registrations = [
+                None,
+                *(
+                    _found(pending, visit, chosen[role])
+                    for (visit, chosen), role, pending in zip(
+                        selected[1:], references[1:], between, strict=True
+                    )
+                ),
+            ]
         except ImagingError:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -201,6 +212,17 @@ def prepare_visits(
             selected, references, read, series_registrations, registrations, strict=True
         )
     )
+
+
+def _found(pending: Future[RigidRegistration], visit: Visit, series: Series) -> RigidRegistration:
+    """A registration, or its error with the name of what could not be moved: it may be another head, or none."""
+    try:
+        return pending.result()
+    except ImagingError as error:
+        sentence = error.message[0].lower() + error.message[1:]
+        raise ImagingError(
+            error.reason, f"The visit of {visit.date:%Y-%m-%d}, {series.label}: {sentence}"
+        ) from error
 
 
 def network_images(visit: PreparedVisit, spacing_mm: float) -> dict[Role, Volume]:

@@ -341,7 +341,9 @@ def _missing(role: Role, refused: Sequence[RefusedSeries], visit: Visit) -> Imag
         return ImagingError(Reason.MISSING_SEQUENCE, sentence)
     return ImagingError(
         Reason.MISSING_SEQUENCE,
-        f"{start}; add it, or {_OVERRIDE} if one of its {len(visit.series)} series is it.",
+        f"{start}; add it, or {_OVERRIDE} if one of its {len(visit.series)} series is it, or, where this was no MR of "
+        "the head, take it out of the input or keep it out with the rule "
+        f"{{role: none, description: '.*', visit_date: {visit.date:%Y-%m-%d}}}.",
     )
 
 

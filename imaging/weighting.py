@@ -81,7 +81,13 @@ _OTHER_IMAGE_TYPES: tuple[tuple[str, frozenset[str]], ...] = (
     ("a computed map", frozenset({"T1 MAP", "T2 MAP", "T2_STAR MAP", "R2 MAP", "MAP"})),
 )
 _OTHER_BODY_PARTS = _words(
-    r"\w*spine|neck|chest|thorax|abdomen|pelvis|breast|knee|shoulder|heart|prostate|liver"
+    r"\w*spine|(?:[ctls]|ls|cervical|thoracic|lumbar|sacral|lumbosacral|whole|total) spine|neck|chest|thorax|abdomen|"
+    r"pelvis|breast|knee|shoulder|heart|prostate|liver"
+)
+# Protocols leave a wrong BodyPartExamined behind: words that name the head, or sequences made for it, speak against it.
+_HEAD = re.compile(
+    r"brain|head|skull|crani|crane|kopf|schadel|hirn|neuro|cereb|cerveau|encef|enceph|testa|cabeza|tete|glio|"
+    r"flair|dark ?fluid|mp2?rage|bravo|мозг|голов|脑|脳|頭|头"
 )
 
 _FLAIR = re.compile(r"flair|dark ?fluid|(?<![a-z])(?:da ?fl|tirm|t2 ?tir|t2 ?ir)(?![a-z])")
@@ -152,6 +158,13 @@ def weigh(modality: str, headers: SeriesHeaders) -> Weighting:
         evidence,
         phase_by_words(protocol),
     )
+
+
+def is_of_another_part(headers: SeriesHeaders) -> bool:
+    """Whether BodyPartExamined names another part of the body than the head, and no other word contradicts it."""
+    words = (headers.body_part, headers.description, headers.protocol_name)
+    is_other = _OTHER_BODY_PARTS.fullmatch(normalised(headers.body_part)) is not None
+    return is_other and not any(_HEAD.search(normalised(text)) for text in words)
 
 
 def normalised(words: str) -> str:
