@@ -63,6 +63,13 @@ class Annotation:
     sha256: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class OwnCopy(IgnoredFile):
+    """This application's copy of a drawing, described by ``annotation``; the drawing itself counts, if it is there."""
+
+    annotation: Annotation = field(repr=False)
+
+
 def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
     """Describe a SEG or RTSTRUCT, or say why it is no correction.
 
@@ -91,9 +98,9 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
     algorithms = _algorithms(header, "SegmentAlgorithmType")
     automatic = algorithms == {"AUTOMATIC"}
     own = _own_result(file, algorithms)
-    if own:
+    if own and automatic:
         return IgnoredFile(file.name, own)
-    return Annotation(
+    annotation = Annotation(
         kind="SEG",
         path=file.path,
         sop_instance_uid=file.sop_instance_uid,
@@ -106,6 +113,7 @@ def index_annotation(file: DicomFile) -> Annotation | IgnoredFile:
         automatic=automatic,
         sha256=file.sha256,
     )
+    return OwnCopy(file.name, own, annotation) if own else annotation
 
 
 def drawn_parts(dataset: Dataset) -> list[Dataset]:

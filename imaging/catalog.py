@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTDoseStorage
 
-from imaging.annotation_index import ANNOTATION_CLASSES, Annotation, index_annotation
+from imaging.annotation_index import ANNOTATION_CLASSES, Annotation, OwnCopy, index_annotation
 from imaging.dose_index import DoseFile
 from imaging.errors import ImagingError, Reason
 from imaging.files import BrokenFile, DicomFile, IgnoredFile, Progress, read_folder, text, tolerant_dicom
@@ -57,12 +57,16 @@ class PatientIdentity:
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """Everything acquired in one sitting; ``date`` is the start of its first series."""
+    """Everything acquired in one sitting; ``date`` is the start of its first series.
+
+    ``own_copies`` are names of ignored files: what this application wrote of drawings on these images.
+    """
 
     date: datetime
     series: tuple[Series, ...]
     refused: tuple[RefusedSeries, ...]
     annotations: tuple[Annotation, ...]
+    own_copies: tuple[str, ...] = ()
 
     @property
     def series_uids(self) -> frozenset[str]:
@@ -270,6 +274,8 @@ def _catalog(files: Sequence[DicomFile], broken: Sequence[BrokenFile], visit_gap
             continue
         if isinstance(found, IgnoredFile):
             ignored.append(found)
+            if isinstance(found, OwnCopy):
+                visits = [_with_copy(visit, found) for visit in visits]
         elif place is None:
             ignored.append(IgnoredFile(file.name, "drawing that refers to no image in the folder"))
         else:
@@ -309,6 +315,13 @@ def _visit(members: Sequence[Series | RefusedSeries]) -> Visit:
         refused=tuple(item for item in ordered if isinstance(item, RefusedSeries)),
         annotations=(),
     )
+
+
+def _with_copy(visit: Visit, copy: OwnCopy) -> Visit:
+    """The visit with the name of a copy that refers to its images."""
+    if not copy.annotation.referenced_series_uids & visit.series_uids:
+        return visit
+    return replace(visit, own_copies=(*visit.own_copies, copy.path))
 
 
 def _visit_of(annotation: Annotation, visits: Sequence[Visit]) -> int | None:

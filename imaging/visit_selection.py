@@ -49,7 +49,7 @@ def select_visits(
     warnings += [
         sentence
         for number, (visit, _) in enumerate(selected, start=1)
-        for sentence in _incomplete(number, visit)
+        for sentence in (*_incomplete(number, visit), *_without_original(number, visit))
     ]
     return VisitSelection(selected, tuple(warnings))
 
@@ -91,3 +91,14 @@ def _incomplete(number: int, visit: Visit) -> list[str]:
         for series in visit.refused
         if series.reason is Reason.TRUNCATED
     ]
+
+
+def _without_original(number: int, visit: Visit) -> list[str]:
+    """A sentence where a clinician's drawing is known from a copy only."""
+    if all(annotation.automatic for annotation in visit.annotations) and visit.own_copies:
+        names = ", ".join(visit.own_copies)
+        return [
+            f"Visit {number}: no drawing was used, though {names} shows that there was one: this is the application's own "
+            "copy, which stands for nothing. Put the drawing itself beside the images if it still holds."
+        ]
+    return []

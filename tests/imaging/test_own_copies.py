@@ -19,6 +19,7 @@ from imaging.catalog import read_catalog
 from imaging.files import DicomFile, IgnoredFile, read_folder
 from imaging.geometry import Volume
 from imaging.report_content import ModelIdentity, SoftwareIdentity
+from imaging.visit_selection import select_visits
 from imaging.writers.identity import RunIdentity, is_own_uid, uid_of
 from imaging.writers.segmentation import write_segmentation as write_own
 from tests.imaging import dicom_factory as factory
@@ -118,6 +119,37 @@ class TestTheDrawingAndItsCopy:
         found = read(tmp_path)
         assert found is not None and found[1] == "dicom_seg"
         np.testing.assert_array_equal(found[0], labels_of(boxes()))
+
+
+def told(folder: Path) -> tuple[str, ...]:
+    """What the report warns of."""
+    return select_visits(read_catalog(folder).visits, required=frozenset()).warnings
+
+
+class TestACopyAlone:
+    """It is ignored, since the drawing may have been withdrawn; the report says so, since it may only not be here."""
+
+    def test_it_is_told(self, tmp_path: Path, files: Any) -> None:
+        drawn = draw(tmp_path / "drawn.dcm", files["t1ce"], boxes())
+        give_back(tmp_path)
+        assert told(tmp_path) == ()
+        drawn.unlink()
+        (warning,) = told(tmp_path)
+        assert warning.startswith(f"Visit 1: no drawing was used, though {COPY} shows that there was one")
+
+    def test_another_algorithm_is_no_original(self, tmp_path: Path, files: Any) -> None:
+        give_back(tmp_path)
+        draw(tmp_path / "vendor.dcm", files["t1ce"], boxes(), algorithm="AUTOMATIC")
+        assert len(told(tmp_path)) == 1
+
+    def test_the_networks_own_answer_was_no_drawing(self, tmp_path: Path, files: Any) -> None:
+        give_back(tmp_path, "network")
+        assert told(tmp_path) == ()
+
+    def test_a_revision_takes_the_place_of_the_original(self, tmp_path: Path, files: Any) -> None:
+        give_back(tmp_path)
+        draw(tmp_path / "revised.dcm", files["t1ce"], REVISED)
+        assert told(tmp_path) == ()
 
 
 def rename(dataset: Dataset) -> None:
