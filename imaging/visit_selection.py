@@ -98,7 +98,7 @@ def _without_original(number: int, visit: Visit) -> list[str]:
     if all(annotation.automatic for annotation in visit.annotations) and visit.own_copies:
         names = ", ".join(visit.own_copies)
         return [
-            f"Visit {number}: no drawing was used, though {names} shows that there was one: this is the application's own "
-            "copy, which stands for nothing. Put the drawing itself beside the images if it still holds."
+            f"Visit {number}: no drawing was used, though {names} shows that there was one: this is the application's "
+            "own copy, which stands for nothing. Put the drawing itself beside the images if it still holds."
         ]
     return []
