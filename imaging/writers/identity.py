@@ -43,6 +43,10 @@ def is_own_uid(uid: str) -> bool:
 def tracking_uid(patient_id: str, label: str) -> str:
     """UID of a tracked finding: the same at every visit and in every run of one patient.
 
+    PatientID alone goes in, because nothing else is sure to stay: IssuerOfPatientID stands in images that came through
+    some archives and not in those from the scanner, a date of birth is absent or a dummy in de-identified ones, and the
+    first study is another one once an earlier one is added. Two hospitals with one PatientID share it.
+
     Parameters
     ----------
     patient_id : str
