@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -123,15 +123,18 @@ class OncoTwinLabel(MONAILabelApp):
     def init_strategies(self) -> dict[str, Any]:
         opened, models = self.server.opened, self.server.models
 
-        def scores(method: str) -> Callable[[], Mapping[str, float]]:
-            return lambda: self._scores.of(method, models.identity.sha256)
+        def most_telling(method: str, description: str) -> MostTelling:
+            return MostTelling(
+                opened,
+                lambda: self._scores.of(method, models.identity.sha256),
+                description,
+                lambda key: self._scoring_methods[method].is_current(key),
+            )
 
         return {
             "random": RandomCase(opened),
-            "epistemic": MostTelling(
-                opened, scores("epistemic"), "The case on which the network is least stable"
-            ),
-            "twin": MostTelling(opened, scores("twin"), "The case on which network and twin disagree most"),
+            "epistemic": most_telling("epistemic", "The case on which the network is least stable"),
+            "twin": most_telling("twin", "The case on which network and twin disagree most"),
             "finished": FinishedCase(opened),
         }
 

@@ -25,24 +25,42 @@ class RandomCase(Strategy):
 
 
 class MostTelling(Strategy):
-    """The case without a drawing that scored highest; by chance while none of them has a score."""
+    """The case without a drawing that scored highest; by chance while no score is of what is there now.
+
+    Parameters
+    ----------
+    opened : OpenedCases
+        Who works on what.
+    scores : callable
+        Gives the scores by case.
+    description : str
+        For viewers.
+    is_current : callable, optional
+        Whether the score of a case rests on its images and drawings as they are now. Asked from the highest score down
+        and no further than needed: an archive is asked for the whole patient.
+    """
 
     def __init__(
-        self, opened: OpenedCases, scores: Callable[[], Mapping[str, float]], description: str
+        self,
+        opened: OpenedCases,
+        scores: Callable[[], Mapping[str, float]],
+        description: str,
+        is_current: Callable[[str], bool] = lambda key: True,
     ) -> None:
         super().__init__(description)
         self._opened = opened
         self._scores = scores
+        self._is_current = is_current
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         free = undisturbed(datastore.get_unlabeled_images(), request, self._opened)
         if not free:
             return None
         scores = self._scores()
-        scored = [key for key in free if key in scores]
-        if not scored:
-            return {"id": random.choice(free), "note": "Chosen by chance: nothing has been scored yet."}
-        best = max(scored, key=lambda key: scores[key])
+        scored = sorted((key for key in free if key in scores), key=lambda key: scores[key], reverse=True)
+        best = next((key for key in scored if self._is_current(key)), None)
+        if best is None:
+            return {"id": random.choice(free), "note": "Chosen by chance: no score is of what is there now."}
         return {"id": best, "score": scores[best]}
 
 

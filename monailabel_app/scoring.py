@@ -124,7 +124,7 @@ class CaseScoring(ScoringMethod):
         for key in datastore.get_unlabeled_images():
             try:
                 examination = self._server.studies.examination(key)
-                basis = _digest(self._score.rests_on(examination))
+                basis = self._basis(examination)
                 if self._scores.has(self._name, model, key, basis):
                     continue
                 score = self._score.of(examination)
@@ -137,6 +137,17 @@ class CaseScoring(ScoringMethod):
             done += 1
         log.info("scored %d cases, %d without a score", done, without)
         return {"scored": done, "without_score": without}
+
+    def is_current(self, key: str) -> bool:
+        """Whether a case has a score by the model in use, of the images and drawings that are there now."""
+        try:
+            basis = self._basis(self._server.studies.examination(key))
+        except (*DATA_ERRORS, Refusal):
+            return False
+        return self._scores.has(self._name, self._server.models.identity.sha256, key, basis)
+
+    def _basis(self, examination: Examination) -> str:
+        return _digest(self._score.rests_on(examination))
 
 
 def scoring_methods(server: Server, growth: Growth, scores: Scores) -> dict[str, CaseScoring]:

@@ -66,6 +66,21 @@ def test_the_highest_score_goes_first_and_chance_decides_without_scores(tmp_path
     assert pick(strategy) == "b"
 
 
+def test_a_score_of_what_is_no_more_decides_nothing(tmp_path: Path) -> None:
+    scores = {"a": 0.1, "b": 0.7, "c": 0.4}
+    outdated, asked = {"b"}, list[str]()
+
+    def is_current(key: str) -> bool:
+        asked.append(key)
+        return key not in outdated
+
+    strategy = MostTelling(OpenedCases(tmp_path / "opened.json"), lambda: scores, "", is_current)
+    assert pick(strategy) == "c"
+    assert asked == ["b", "c"]
+    outdated |= {"a", "c"}
+    assert {pick(strategy) for _ in range(60)} == {"a", "b", "c"}
+
+
 def test_what_was_open_is_known_after_a_restart(tmp_path: Path) -> None:
     OpenedCases(tmp_path / "opened.json").note("a", "anna", "1.2.3")
     again = OpenedCases(tmp_path / "opened.json")
@@ -148,12 +163,22 @@ def test_a_twins_score_is_made_anew_after_an_earlier_visit_was_drawn_on(
         scoring_methods(server, Growth(server), scores)["twin"]({}, Cases(list(keys), []))  # type: ignore[arg-type]
         return list(computed)
 
+    def current(*keys: str) -> list[str]:
+        method = scoring_methods(server, Growth(server), scores)["twin"]
+        return [key for key in keys if method.is_current(key)]
+
     assert score(first, second, third) == [first, second, third]
     assert score(second, third) == []
+    assert current(first, second, third) == [second, third]
     draw("first")
+    assert current(second, third) == [], "until they are scored again"
     assert score(second, third) == [second, third]
     draw("third")
     assert score(second) == []
+    assert current(second, third) == [second]
+    server.models.identity.sha256 = "new weights"
+    assert current(second) == []
+    server.models.identity.sha256 = "weights"
     assert scores.of("twin", "weights") == {second: 0.008, third: 0.008}
     draw("second")
     monkeypatch.setattr(server.studies, "examination", lambda key: raise_refusal())
