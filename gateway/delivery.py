@@ -130,7 +130,10 @@ def _by_store(
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 60
     tls = (client_context(destination.tls), None) if destination.tls else None
     association = entity.associate(
-        destination.host, destination.port, ae_title=destination.ae_title, tls_args=tls
+        destination.host,
+        destination.port,
+        ae_title=destination.ae_title,
+        tls_args=tls,  # type: ignore[arg-type]
     )
     offered = {str(context.abstract_syntax) for context in association.accepted_contexts}
     if not association.is_established:

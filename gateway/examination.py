@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from app.engine import Outcome, RunLimits, confined
 from app.settings import IngestSection, SettingsError, load_settings, settings_path
@@ -94,10 +95,11 @@ def examine(folder: Path, memory_gb: float) -> Examination | Outcome:
         return Outcome(process.returncode, "killed", "Reading the study was killed.")
     if process.returncode != 0:
         return Outcome(3, "unreadable", "The study cannot be read: its headers break the reader.")
-    answer = json.loads(text)
+    answer: dict[str, Any] = json.loads(text)
     if "reason" in answer:
         return Outcome(3, answer["reason"], answer["sentence"])
-    return Examination(**{key: tuple(v) if isinstance(v, list) else v for key, v in answer.items()})
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in answer.items()}
+    return Examination(**fields)
 
 
 def describe(folder: Path, ingest: IngestSection) -> dict[str, object]:

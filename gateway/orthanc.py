@@ -208,7 +208,7 @@ class OrthancWatch:
 
     def _position(self) -> tuple[int, set[str]]:
         text = self._jobs.cursor(self._cursor_name)
-        position = json.loads(text) if text else {"since": 0, "unsettled": []}
+        position: dict[str, Any] = json.loads(text) if text else {"since": 0, "unsettled": []}
         return int(position["since"]), set(position["unsettled"])
 
     def _remember(self, since: int, unsettled: set[str]) -> None:

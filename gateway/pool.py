@@ -32,7 +32,7 @@ class Pool:
         self._scheduler = scheduler
         self._workers = workers
         self._client: Client | None = None
-        self._futures: dict[str, Future] = {}
+        self._futures: dict[str, Future[Report]] = {}
         self._reports: dict[str, Report] = {}
         self._idle_since: float | None = None
 
@@ -112,7 +112,7 @@ class Pool:
             return False
 
 
-def _report_of(future: Future) -> Report:
+def _report_of(future: Future[Report]) -> Report:
     try:
         report = future.result(timeout=10)
         assert isinstance(report, Report)

@@ -113,13 +113,14 @@ class Receiver:
             (evt.EVT_PDU_RECV, self._cut_off_too_large),
             (evt.EVT_CONN_CLOSE, self._drop_part),
         ]
-        self._server = entity.start_server(
+        self._server = server = entity.start_server(
             (settings.host, settings.port),
             block=False,
             evt_handlers=handlers,  # type: ignore[arg-type]
             ssl_context=server_context(settings.tls) if settings.tls else None,
         )
-        return int(self._server.server_address[1])
+        assert server is not None, "only a server that blocks is none"
+        return int(server.server_address[1])
 
     def stop(self) -> None:
         """Listen no more."""
@@ -247,7 +248,7 @@ def _participant(event: NetworkEvent) -> str:
 
 
 def _sop_uid(event: NetworkEvent) -> str:
-    return str(event.request.AffectedSOPInstanceUID or "")
+    return str(getattr(event.request, "AffectedSOPInstanceUID", None) or "")
 
 
 def _part(association: Association) -> Path | None:
