@@ -23,6 +23,9 @@ _VOLUMETRIC_SPACING_MM = 2.0
 # The agent needs this long to be injected and the scan to be repeated.
 _SHORTEST_REPEAT = timedelta(minutes=1)
 
+# Why a role that nobody needs may lack a series without ending the run.
+_DISPENSABLE = (Reason.MISSING_SEQUENCE, Reason.TRUNCATED)
+
 _TITLES: dict[Role, str] = {"t1": "T1", "t1ce": "T1 after contrast agent", "t2": "T2", "flair": "FLAIR"}
 _OVERRIDE = "name the right one by series_number or series_uid in the role rules of app.yaml"
 
@@ -124,11 +127,12 @@ def select_roles(visit: Visit, *, required: frozenset[Role], rules: Sequence[Rol
     ------
     ImagingError
         ``MISSING_SEQUENCE`` if a required role has no series, ``AMBIGUOUS_SEQUENCE`` if two are equally good, or
-        the reason of a refused series that is the only candidate or that a rule names.
+        the reason of a refused series that is the only candidate (of a required role, where a file of it is broken) or
+        that a rule names.
     """
     selection, problems = propose_roles(visit, rules=rules)
     for role in ROLES:
-        if role in problems and (role in required or problems[role].reason is not Reason.MISSING_SEQUENCE):
+        if role in problems and (role in required or problems[role].reason not in _DISPENSABLE):
             raise problems[role]
     return selection
 
@@ -338,7 +342,7 @@ def _missing(role: Role, refused: Sequence[RefusedSeries], visit: Visit) -> Imag
     unknown = [series for series in visit.refused if _lost_its_headers(series)]
     if unknown:
         sentence = f"{start}, and what {unknown[0].label} showed is unknown: {unknown[0].sentence}"
-        return ImagingError(Reason.MISSING_SEQUENCE, sentence)
+        return ImagingError(Reason.TRUNCATED, sentence)
     return ImagingError(
         Reason.MISSING_SEQUENCE,
         f"{start}; add it, or {_OVERRIDE} if one of its {len(visit.series)} series is it, or, where this was no MR of "

@@ -41,7 +41,9 @@ def chosen(folder: Path) -> tuple[RoleSelection, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "stated", [factory.CONTRASTS["flair"], DIFFUSION], ids=["a second FLAIR", "of no role"]
+    "stated",
+    [factory.CONTRASTS["flair"], DIFFUSION, factory.CONTRASTS["t2"]],
+    ids=["a second FLAIR", "of no role", "of a role that is not needed"],
 )
 def test_a_series_of_one_file_is_left_out_with_a_warning(tmp_path: Path, stated: dict[str, Any]) -> None:
     cut(write_file(tmp_path, **stated))
@@ -56,10 +58,12 @@ def test_a_series_of_one_file_is_left_out_with_a_warning(tmp_path: Path, stated:
     assert warning.endswith("take it out of the folder. The series was left out.")
 
 
-def test_the_only_candidate_of_a_role_ends_the_run_with_its_name(tmp_path: Path) -> None:
-    cut(write_file(tmp_path, **factory.CONTRASTS["t2"]))
+def test_the_only_candidate_of_a_needed_role_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    cut(write_file(tmp_path, **factory.CONTRASTS["flair"]))
+    for path in (tmp_path / "visit_flair").iterdir():
+        path.unlink()
     with pytest.raises(
-        ImagingError, match=r"no usable T2 series, because series 7 is incomplete: .*one.dcm"
+        ImagingError, match=r"no usable FLAIR series, because series 7 is incomplete: .*one.dcm"
     ) as error:
         chosen(tmp_path)
     assert error.value.reason is Reason.TRUNCATED
