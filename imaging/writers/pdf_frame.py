@@ -116,15 +116,18 @@ def verdict(page: Page, content: ReportContent, y: float) -> float:
 
 def warnings(page: Page, content: ReportContent, y: float) -> float:
     """The warnings as a list, as many as there is room for; returns the y below."""
-    if not content.warnings:
+    # the box above has said the verdict
+    said = content.calibration.verdict if content.calibration is not None else ""
+    told = [warning for warning in content.warnings if warning != said]
+    if not told:
         return y
     bottom = y + _MAX_WARNINGS_MM
     page.text(MARGIN_MM, y, "Please note", size=8, bold=True, colour=CAUTION)
     y += line_height(8) + 0.3
-    for number, warning in enumerate(content.warnings):
+    for number, warning in enumerate(told):
         needed = line_height(7.5) * line_count(warning, CONTENT_MM - 4, 7.5)
         if number and y + needed > bottom:
-            rest = f"… and {len(content.warnings) - number} more in the structured report and in result.json"
+            rest = f"… and {len(told) - number} more in the structured report and in result.json"
             page.text(MARGIN_MM + 4, y, rest, size=7.5, bold=True)
             return y + line_height(7.5) + 2
         page.text(MARGIN_MM + 1, y, "•", size=7.5, colour=CAUTION)

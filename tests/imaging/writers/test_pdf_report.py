@@ -55,6 +55,14 @@ def test_the_pages_have_the_numbers_of_the_content(output_set: OutputSet) -> Non
         assert text in second
 
 
+def test_the_verdict_is_said_once_a_page(output_set: OutputSet) -> None:
+    content = output_set.content
+    assert content.calibration is not None
+    verdict = content.calibration.verdict
+    first = texts(render_pdf(replace(content, warnings=(*content.warnings, verdict)), PATIENT))[0]
+    assert first.count(verdict) == 1
+
+
 def test_skill_intervals_and_treatment_are_on_the_second_page(output_set: OutputSet) -> None:
     content = output_set.content
     second = texts(render_pdf(content, PATIENT))[1]
