@@ -76,6 +76,7 @@ class WorkFolder:
             folder.mkdir(parents=True, exist_ok=True)
             aside = self.aside()
             aside.write_text(study_uid)
+            flush(aside)  # what is acknowledged in this folder belongs to no study without it
             aside.rename(folder / _STUDY_FILE)
         return folder
 

@@ -232,5 +232,9 @@ class OrthancWatch:
 
 
 def _read_fetched(inbox: Path) -> _Fetched:
+    """Nothing, when a power cut left an empty file: all is fetched again then."""
     path = inbox / _FETCHED_FILE
-    return _Fetched(**json.loads(path.read_text())) if path.exists() else _Fetched()
+    try:
+        return _Fetched(**json.loads(path.read_text())) if path.exists() else _Fetched()
+    except (ValueError, TypeError):
+        return _Fetched()

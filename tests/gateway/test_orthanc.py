@@ -186,6 +186,18 @@ def test_a_study_that_our_disk_does_not_give_keeps_nobody_waiting(
     assert [job.study_uid for job in watch.poll()] == [archive.study_uids["a"]]
 
 
+def test_what_a_power_cut_emptied_is_fetched_again(
+    archive: Archive, watch: OrthancWatch, tmp_path: Path
+) -> None:
+    """The note of what is here is not flushed; without it, the study must not be left alone for ever."""
+    archive.put("a", image_of(tmp_path / "1", "PAT"))
+    watch.poll()
+    (note,) = (tmp_path / "work").glob("inbox/orthanc/*/fetched.json")
+    note.write_bytes(b"")
+    archive.put("a", image_of(tmp_path / "2", "PAT", PatientBirthDate="19501231"))
+    assert [job.state for job in watch.poll()] == [State.QUEUED]
+
+
 def test_an_orthanc_that_is_away_is_told(archive: Archive, watch: OrthancWatch) -> None:
     archive.is_away = True
     with pytest.raises(requests.RequestException):

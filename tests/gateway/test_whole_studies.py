@@ -13,6 +13,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from gateway import folders as folders_module
 from gateway.__main__ import USAGE, discard, retry
 from gateway.folders import Filed, WorkFolder, instances_in
 from gateway.jobs import Job, State
@@ -155,6 +156,16 @@ def test_an_instance_that_was_coming_when_the_gateway_was_killed_is_missed(
     folders = WorkFolder(tmp_path / "work")
     assert list(folders.incoming.iterdir()) == []
     assert list(folders.refused_in(folders.inbox("received", study_uid(study))).values()) == ["broken_off"]
+
+
+def test_the_uid_of_a_study_is_on_the_disk_before_its_folder_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut, images that were acknowledged would belong to a study without a UID."""
+    flushed: list[str] = []
+    monkeypatch.setattr(folders_module, "flush", lambda path: flushed.append(path.read_text()))
+    WorkFolder(tmp_path / "work").inbox("received", "1.2.3")
+    assert flushed == ["1.2.3"]
 
 
 def test_a_study_is_forgotten_as_a_whole(
