@@ -63,8 +63,8 @@ class ReactionDiffusion:
             twice = sorted({name for name in names if names.count(name) > 1})
             raise TwinError(
                 "bad_model",
-                f"Two therapies share one parameter, the {' and the '.join(twice)}: give the courses of one kind as one "
-                "therapy with all their days and doses.",
+                f"Two therapies share one parameter, the {' and the '.join(twice)}: give the courses of one kind as "
+                "one therapy with all their days and doses.",
             )
 
     @property
