@@ -110,6 +110,7 @@ def describe(folder: Path, ingest: IngestSection) -> dict[str, object]:
     from imaging.preparation import SHORTEST_INTERVAL_DAYS
     from imaging.role_selection import RoleRule, propose_roles
     from imaging.roles import ROLES
+    from imaging.visit_selection import without_head
 
     headers = [item.header for item in read_folder(folder).objects]
     found = Examination(
@@ -121,7 +122,9 @@ def describe(folder: Path, ingest: IngestSection) -> dict[str, object]:
     try:
         catalog = read_catalog(folder, visit_gap_hours=ingest.visit_gap_hours)
         rules = [RoleRule(**rule.model_dump(exclude_none=True)) for rule in ingest.series_rules]
-        proposals = [propose_roles(visit, rules=rules) for visit in catalog.visits]
+        # With nothing left all say what they lack, as in a run.
+        visits = [visit for visit in catalog.visits if not without_head(visit, rules)] or catalog.visits
+        proposals = [propose_roles(visit, rules=rules) for visit in visits]
     except ImagingError as error:
         # Nothing is known of the contrasts: the other rules decide whether anybody is told.
         return asdict(replace(found, doubtful=ROLES, refusal=(error.reason.value, error.message)))
@@ -142,7 +145,7 @@ def describe(folder: Path, ingest: IngestSection) -> dict[str, object]:
             issuer=patient.issuer,
             birth_date=patient.birth_date,
             sex=patient.sex,
-            visits=tuple(visit.date.isoformat() for visit in catalog.visits),
+            visits=tuple(visit.date.isoformat() for visit in visits),
             interval_hours=max(24.0 * SHORTEST_INTERVAL_DAYS, ingest.visit_gap_hours),
             roles=tuple(sorted(roles)),
             roles_of_every_visit=tuple(sorted(set.intersection(*chosen))),

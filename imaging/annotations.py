@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,7 +53,7 @@ def read_annotation(
     visit: Visit,
     reference: Series,
     geometry: Geometry,
-    motions: Mapping[str, sitk.Transform] | None = None,
+    motion_of: Callable[[str], sitk.Transform | None] = lambda series_uid: None,
 ) -> Correction | None:
     """The newest drawing of a visit as labels; another algorithm's only where no person drew.
 
@@ -65,9 +65,10 @@ def read_annotation(
         The series whose frame of reference the result is in.
     geometry : Geometry
         The grid wanted, usually that of ``reference``.
-    motions : mapping of str to SimpleITK.Transform, optional
-        By Series Instance UID, for series that lie elsewhere than the scanner says because the patient has moved: maps
-        points of ``reference`` to points of that series. A drawing moves with the series that it was made on.
+    motion_of : callable, optional
+        By the UID of the series that the drawing was made on, where that is known: maps points of ``reference`` to
+        points of the series, which lies elsewhere than the scanner says if the patient has moved; None where nothing is
+        known of it.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def read_annotation(
         read = read_segmentation if annotation.kind == "SEG" else read_structure_set
         drawn = read(dataset, annotation, candidates)
         series = drawn_on(visit, annotation, drawn.geometry)
-        motion = None if series is None else (motions or {}).get(series.uid)
+        motion = None if series is None else motion_of(series.uid)
         labels = _on_grid(drawn, geometry, motion, annotation, reference)
     return Correction(labels, _source(annotation), annotation.path, _set_aside(visit.annotations, annotation))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -107,6 +107,11 @@ class PreparedVisit:
         """Series of the reference image."""
         return self.series[self.reference_role]
 
+    def motion_of(self, series_uid: str) -> sitk.Transform | None:
+        """Maps points of the reference image to points of another series of the visit; None where that is not known."""
+        found = (of for role, of in self.series_registrations.items() if self.series[role].uid == series_uid)
+        return next((registration.transform for registration in found), None)
+
     @property
     def first_to_visit(self) -> sitk.Transform | None:
         """Maps points of the first visit to points of this one; None for the first visit."""
@@ -192,7 +197,7 @@ def prepare_visits(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     first_date = selected[0][0].date
-    return tuple(
+    prepared = (
         PreparedVisit(
             date=visit.date,
             day=(visit.date - first_date).total_seconds() / 86400,
@@ -201,16 +206,18 @@ def prepare_visits(
             images=images,
             series_registrations=aligned,
             registration=registration,
-            correction=read_annotation(
-                visit,
-                chosen[role],
-                images[role].geometry,
-                {chosen[other].uid: found.transform for other, found in aligned.items()},
-            ),
+            correction=None,
         )
         for (visit, chosen), role, images, aligned, registration in zip(
             selected, references, read, series_registrations, registrations, strict=True
         )
+    )
+    return tuple(
+        replace(
+            one,
+            correction=read_annotation(visit, one.reference_series, one.reference.geometry, one.motion_of),
+        )
+        for one, (visit, _) in zip(prepared, selected, strict=True)
     )
 
 

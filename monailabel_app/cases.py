@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
@@ -53,6 +55,12 @@ class Cases:
         ImagingError
             If a series or the drawing cannot be read, or a registration fails.
         """
+        visit = self._undrawn(examination)
+        grid = visit.reference.geometry
+        return replace(visit, correction=drawing_on(examination, grid, visit.motion_of))
+
+    def _undrawn(self, examination: Examination) -> PreparedVisit:
+        """The visit without its drawing, which may be another one each time."""
         digest = images_digest(examination)
         visit = self._prepared.get(digest)
         if visit is None:
@@ -68,10 +76,12 @@ class Cases:
             while len(self._prepared) > _KEPT_IN_MEMORY:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(digest)
-        return replace(visit, correction=drawing_on(examination, visit.reference.geometry))
+        return visit
 
     def drawing(self, examination: Examination) -> Correction | None:
         """The newest drawing of the visit on the grid of its reference image; None when nobody drew.
+
+        Images are registered only for one that was made on another of the series that the visit is known by.
 
         Raises
         ------
@@ -79,7 +89,15 @@ class Cases:
             If it cannot be used.
         """
         grid = examination.reference.geometry
-        return None if grid is None else drawing_on(examination, grid)
+        if grid is None:
+            return None
+
+        def motion_of(series_uid: str) -> sitk.Transform | None:
+            used = {chosen.uid for chosen in examination.selection.chosen.values()}
+            moved = series_uid in used - {examination.reference.uid}
+            return self._undrawn(examination).motion_of(series_uid) if moved else None
+
+        return drawing_on(examination, grid, motion_of)
 
     def network_inputs(
         self, examination: Examination, spacing_mm: float
@@ -113,9 +131,11 @@ def images_digest(examination: Examination) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
 
 
-def drawing_on(examination: Examination, grid: Geometry) -> Correction | None:
-    """The newest drawing of the visit on a grid; None when nobody drew."""
-    return read_annotation(examination.visit, examination.reference, grid)
+def drawing_on(
+    examination: Examination, grid: Geometry, motion_of: Callable[[str], sitk.Transform | None]
+) -> Correction | None:
+    """The newest drawing of the visit on a grid, see :func:`imaging.annotations.read_annotation`."""
+    return read_annotation(examination.visit, examination.reference, grid, motion_of)
 
 
 def labels_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_a_refused_candidate_of_what_is_missing_is_told(tmp_path: Path) -> None:
     assert head.refusal[0] == "missing_slice"
     other = RuleSection(description="prostate")
     assert takes((other,), head) == "no description fits", "a study of others is left alone, whole or not"
+
+
+def test_a_ct_of_another_day_does_not_count_as_a_visit(tmp_path: Path) -> None:
+    """The run leaves it out; the gateway said that the patient had no contrast at every visit."""
+    write_visit(tmp_path, contrasts=("t1ce", "flair"), name="head")
+    stated = {"StudyInstanceUID": uid("head"), "FrameOfReferenceUID": uid("ct frame"), "SeriesNumber": 9}
+    later = {**stated, **dates(DATE + timedelta(days=30)), "SeriesDescription": "Kopf nativ"}
+    write_series(tmp_path / "ct", name="ct", modality="CT", attributes=later)
+    found = described(tmp_path)
+    assert len(found.visits) == 1
+    assert found.roles_of_every_visit == ("flair", "t1ce")
 
 
 def test_equal_series_of_a_contrast_nobody_asks_for(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def read(folder: Path, moved: str = "flair", millimetres: float = -2.0 * STEP[2]
     geometry = named["t1ce"].geometry
     assert geometry is not None
     motions = {named[moved].uid: shift(millimetres)}
-    found = read_annotation(visit, named["t1ce"], geometry, motions)
+    found = read_annotation(visit, named["t1ce"], geometry, motions.get)
     assert found is not None
     return found.labels.array > 0
 
