@@ -112,6 +112,7 @@ def assert_nothing_personal_said(run: Run, patient: Path) -> None:
         assert not word or word not in run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_tumour_gone_at_the_last_visit(run_app: RunApp, phantom: PhantomTruth, patient: Path) -> None:
     draw(patient, phantom, tumour_at=(True, False))
     result = result_of(run_app(patient))
@@ -185,6 +186,7 @@ def test_what_the_network_lacked_or_does_not_know_is_in_the_report(
             assert sum(said.startswith(sentence) for said in sentences) == 1, (sentence, sentences)
 
 
+@pytest.mark.slow
 def test_a_follow_up_of_another_head_stops_the_run(run_app: RunApp, shared: Path, tmp_path: Path) -> None:
     """Two real patients under one PatientID; phantoms would not do, since all grow on one atlas."""
     (baseline, _), (stranger,) = (

@@ -73,6 +73,7 @@ def models_of(conf: dict[str, str]) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
+@pytest.mark.slow
 def test_what_is_not_better_is_not_published(trained: list[dict[str, Any]]) -> None:
     first = trained[0]
     assert first["status"] == "DONE", first["details"]
@@ -80,6 +81,7 @@ def test_what_is_not_better_is_not_published(trained: list[dict[str, Any]]) -> N
     assert first["info"]["train_stats"]["network"] == {}
 
 
+@pytest.mark.slow
 def test_a_better_model_is_published_as_a_version_that_the_application_takes(
     trained: list[dict[str, Any]], conf: dict[str, str], small_bundle: Path, drawn_studies: Path
 ) -> None:

@@ -40,6 +40,7 @@ def _train(pool: Path, out: Path) -> None:
     torch.save((gradients.weight.grad, agreed), out / f"said-{team.rank}.pt")
 
 
+@pytest.mark.slow
 def test_members_hold_the_same_network_after_different_batches(pool: Path, tmp_path: Path) -> None:
     run_together(2, _train, pool, tmp_path)
     one, other = (torch.load(tmp_path / f"member-{rank}-of-2.pt", weights_only=True) for rank in (0, 1))
