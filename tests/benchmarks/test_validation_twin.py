@@ -87,6 +87,7 @@ def test_intervals_hold_in_the_model_and_shrunk_ones_are_caught(pool):
         assert all(v.dice is None or 0 <= v.dice <= 1 for v in before)
 
 
+@pytest.mark.slow
 def test_a_mismatch_is_scored_without_parameters_it_does_not_have(pool):
     some = rows("two_species", pool, trial.twin_predictor(QUICK), patients=2)
     assert all(not row["parameters"] for row in some)
