@@ -16,8 +16,7 @@ import pytest
 from imaging.catalog import read_catalog
 from imaging.role_selection import select_roles
 from operators.failures import ExitCode
-from tests.app.conftest import ROOT, Run, draw
-from training.phantom import PhantomTruth
+from tests.app.conftest import ROOT, Run
 
 RunApp = Callable[..., Run]
 NOBODY = 65534
@@ -173,19 +172,14 @@ def test_output_folder_in_use(run_app: RunApp, patient: Path, tmp_path: Path) ->
     assert [path.name for path in used.iterdir()] == ["precious.txt"]
 
 
-@pytest.mark.parametrize(
-    ("size", "tumour"), [("60k", False), pytest.param("300k", True, marks=pytest.mark.slow)]
-)
-def test_full_disk(
-    phantom: PhantomTruth, patient: Path, quick_settings: Path, tmp_path: Path, size: str, tumour: bool
-) -> None:
-    """The results do not fit on the disk; nothing is left on it."""
-    draw(patient, phantom, tumour_at=(tumour, tumour))
+@pytest.mark.slow
+def test_full_disk(drawn_patient: Path, quick_settings: Path, tmp_path: Path) -> None:
+    """The results of two visits do not fit on a disk of 300 kB; nothing is left on it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = (
-        f"mount -t tmpfs -o size={size} none {disk} && "
-        f"{sys.executable} -m app -i {patient} -o {disk}/results --config {quick_settings}; "
+        f"mount -t tmpfs -o size=300k none {disk} && "
+        f"{sys.executable} -m app -i {drawn_patient} -o {disk}/results --config {quick_settings}; "
         f"code=$?; ls -A {disk}; exit $code"
     )
     unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
