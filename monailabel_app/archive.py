@@ -144,11 +144,22 @@ class Archive:
         part.rename(folder)
 
     def store(self, file: Path) -> None:
-        """Store one object."""
+        """Store one object; where the answer does not say what became of it, ask whether it is there."""
+        stored = pydicom.dcmread(file)
         with _answering():
-            answer = self._client.store_instances([pydicom.dcmread(file)])
-        if text(answer, "FailedSOPSequence") or not answer.get("ReferencedSOPSequence"):
+            answer = self._client.store_instances([stored])
+        taken = bool(answer.get("ReferencedSOPSequence")) or self._lists(stored)
+        if answer.get("FailedSOPSequence") or not taken:
             raise Refusal("The archive did not take the drawing.", status=502)
+
+    def _lists(self, instance: Dataset) -> bool:
+        with _answering():
+            found = self._client.search_for_instances(
+                text(instance, "StudyInstanceUID"),
+                text(instance, "SeriesInstanceUID"),
+                search_filters={"SOPInstanceUID": text(instance, "SOPInstanceUID")},
+            )
+        return bool(found)
 
 
 class ArchivedStudies:

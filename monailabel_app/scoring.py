@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +57,24 @@ class Scores:
 
     def add(self, method: str, model: str, key: str, score: float, basis: str) -> None:
         """Keep a score with a digest of what it rests on; those of other models are dropped."""
-        self._write(method, model, {**self._entries(method, model), key: {"score": score, "basis": basis}})
+        with self._locked():
+            entries = self._entries(method, model)
+            self._write(method, model, {**entries, key: {"score": score, "basis": basis}})
 
     def drop(self, method: str, model: str, key: str) -> None:
         """Forget the score of a case."""
-        entries = self._entries(method, model)
-        if key in entries:
-            self._write(method, model, {other: entry for other, entry in entries.items() if other != key})
+        with self._locked():
+            entries = self._entries(method, model)
+            if key in entries:
+                self._write(method, model, {other: entry for other, entry in entries.items() if other != key})
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no other process change the file between reading and writing."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.with_name(f".{self._path.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _entries(self, method: str, model: str) -> dict[str, dict[str, Any]]:
         # Earlier versions kept a bare number, of which nobody knows what it rests on.
@@ -70,7 +83,6 @@ class Scores:
 
     def _write(self, method: str, model: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
         content = {**self._read(), method: {model: entries}}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_name(f".{self._path.name}.part")
         part.write_text(json.dumps(content), encoding="utf-8")
         os.replace(part, self._path)

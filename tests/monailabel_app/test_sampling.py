@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,6 +190,15 @@ def test_a_twins_score_is_made_anew_after_an_earlier_visit_was_drawn_on(
 def test_scores_of_an_earlier_version_are_made_anew(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text('{"twin": {"weights": {"1.2": 3.0}}}')
     assert Scores(tmp_path / "scores.json").of("twin", "weights") == {}
+
+
+def test_scores_kept_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    def score(number: int) -> None:
+        Scores(tmp_path / "scores.json").add("twin", "weights", str(number), float(number), "basis")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(score, range(40)))
+    assert Scores(tmp_path / "scores.json").of("twin", "weights") == {str(n): float(n) for n in range(40)}
 
 
 def raise_refusal() -> None:
