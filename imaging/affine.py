@@ -20,8 +20,8 @@ _TILTS_DEGREES = ((0.0, 0.0), (15.0, 0.0), (-15.0, 0.0), (0.0, 15.0), (0.0, -15.
 _SHIFTS_MM = tuple(itertools.product((-15.0, 0.0, 15.0), (-30.0, -15.0, 0.0, 15.0, 30.0)))
 _RIM_MM = 40.0
 
-_COARSE = Schedule(spacing=5.0, blur=3.0, sampling=0.5, largest_step=3.0, iterations=30)
-_MIDDLE = Schedule(spacing=3.0, blur=2.0, sampling=0.2, largest_step=1.0, iterations=30)
+_COARSE = Schedule(spacing=5.0, blur=3.0, samples=6_000, largest_step=3.0, iterations=30)
+_MIDDLE = Schedule(spacing=3.0, blur=2.0, samples=11_000, largest_step=1.0, iterations=30)
 
 
 def align_affine(atlas: Volume, brain: npt.NDArray[np.bool_], bare: BareBrain, seed: int) -> FloatArray:

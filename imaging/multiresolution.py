@@ -20,6 +20,8 @@ LinearTransform = TypeVar(
 
 # Voxels on which positions are compared.
 _POINTS = 8_000
+_SMALLEST_STEP_MM = 0.005
+_BRAIN_RADIUS_MM = 80.0
 
 
 @contextmanager
@@ -93,11 +95,11 @@ def blurred(image: Volume, sigma_mm: float) -> Volume:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one resolution is worked: lengths in mm, ``sampling`` the share of voxels used."""
+    """How one resolution is worked: lengths in mm, ``samples`` the number of voxels on which the search compares."""
 
     spacing: float
     blur: float
-    sampling: float
+    samples: int
     largest_step: float
     iterations: int
 
@@ -154,19 +156,8 @@ class Level:
         return self.similarity(transform_matrix(transform))
 
     def refine(self, start: LinearTransform) -> LinearTransform:
-        """Climb from ``start``; ``start`` itself when that leads nowhere better."""
-        found = type(start)(start)
-        method = sitk.ImageRegistrationMethod()
-        if self.measure == "mutual_information":
-            method.SetMetricAsMattesMutualInformation(32)
-        else:
-            method.SetMetricAsCorrelation()
-        method.SetMetricFixedMask(self.mask)
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        # ITK takes seed 0 as the time of day.
-        method.SetMetricSamplingPercentage(self.schedule.sampling, self.seed + 1)
-        method.SetInterpolator(sitk.sitkLinear)
-        method.SetInitialTransform(found, inPlace=True)
+        """Climb from ``start``, which may be far away; ``start`` itself when that leads nowhere better."""
+        method = self._method()
         # Searching along each line matters: fixed steps that shrink at every turn stop millimetres short.
         method.SetOptimizerAsConjugateGradientLineSearch(
             learningRate=1.0,
@@ -181,9 +172,47 @@ class Level:
             maximumStepSizeInPhysicalUnits=self.schedule.largest_step,
         )
         method.SetOptimizerScalesFromPhysicalShift()
+        return max((self._climbed(method, start), start), key=self.value)
+
+    def polish(self, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+        """Climb the last millimetre or two in steps that shrink at every turn, in a third of the time of lines."""
+        method = self._method()
+        method.SetOptimizerAsRegularStepGradientDescent(
+            learningRate=self.schedule.largest_step,
+            minStep=_SMALLEST_STEP_MM,
+            numberOfIterations=self.schedule.iterations,
+            relaxationFactor=0.6,
+            gradientMagnitudeTolerance=1e-8,
+        )
+        # Angles count by what they move at the surface of the brain.
+        method.SetOptimizerScales([_BRAIN_RADIUS_MM**2] * 3 + [1.0] * 3)
+        costs: list[float] = []
+        method.AddCommand(sitk.sitkIterationEvent, lambda: costs.append(method.GetMetricValue()))
+        found = self._climbed(method, start)
+        # Hundredths of a millimetre show in the many voxels of the search only, not in the few of the value.
+        is_better = len(costs) > 1 and costs[-1] < costs[0] and np.isfinite(self.value(found))
+        return found if is_better else start
+
+    def _method(self) -> sitk.ImageRegistrationMethod:
+        method = sitk.ImageRegistrationMethod()
+        if self.measure == "mutual_information":
+            method.SetMetricAsMattesMutualInformation(32)
+        else:
+            method.SetMetricAsCorrelation()
+        method.SetMetricFixedMask(self.mask)
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        # ITK draws a share of all voxels and drops what the mask does not hold; it takes seed 0 as the time of day.
+        share = self.schedule.samples / max(1, int(sitk.GetArrayViewFromImage(self.mask).sum()))
+        method.SetMetricSamplingPercentage(min(1.0, share), self.seed + 1)
+        method.SetInterpolator(sitk.sitkLinear)
+        return method
+
+    def _climbed(self, method: sitk.ImageRegistrationMethod, start: LinearTransform) -> LinearTransform:
+        found = type(start)(start)
+        method.SetInitialTransform(found, inPlace=True)
         try:
             method.Execute(self.fixed, self.moving)
         except RuntimeError:
             # ITK's way of saying that the images slid apart.
             return start
-        return max((found, start), key=self.value)
+        return found

@@ -40,9 +40,9 @@ _WHAT: dict[Purpose, str] = {
 _LOGGER = logging.getLogger("oncotwin.imaging")
 # Below the brain the neck bends, so only this much from the top of the head downwards is aligned.
 _HEAD_DEPTH_MM = 150.0
-_COARSE = Schedule(spacing=6.0, blur=4.0, sampling=0.3, largest_step=4.0, iterations=30)
-_MIDDLE = Schedule(spacing=4.0, blur=2.0, sampling=0.3, largest_step=1.0, iterations=30)
-_FINE = Schedule(spacing=2.0, blur=1.0, sampling=0.1, largest_step=0.5, iterations=20)
+_COARSE = Schedule(spacing=6.0, blur=4.0, samples=4_000, largest_step=4.0, iterations=30)
+_MIDDLE = Schedule(spacing=4.0, blur=2.0, samples=10_000, largest_step=1.0, iterations=30)
+_FINE = Schedule(spacing=2.0, blur=1.0, samples=40_000, largest_step=0.5, iterations=60)
 _START_ROTATIONS_DEGREES = (-20.0, 20.0)
 _SMALLEST_OVERLAP_MM3 = 1.5e5
 
@@ -234,7 +234,7 @@ def _align(fixed: _Prepared, moving: _Prepared, seed: int) -> sitk.Euler3DTransf
     )
     starts = sorted(_starts(fixed.centre, moving.centre), key=coarse.value, reverse=True)
     best = max((coarse.refine(start) for start in starts[:2]), key=coarse.value)
-    refined = fine.refine(middle.refine(best))
+    refined = fine.polish(middle.refine(best))
     # Scanners know where the table was: what they say stands unless the images say something better.
     identity = sitk.Euler3DTransform()
     identity.SetCenter(fixed.centre.tolist())

@@ -123,7 +123,15 @@ def test_tumour_gone_at_the_last_visit(run_app: RunApp, phantom: PhantomTruth, p
     assert any("no tumour" in warning for warning in result["warnings"])
 
 
+def without(roles: tuple[str, ...], patient: Path) -> None:
+    for visit in read_catalog(patient).visits:
+        chosen = select_roles(visit, required=frozenset()).chosen
+        for path in (path for role in roles for path in chosen[role].files):
+            path.unlink()
+
+
 def test_no_tumour_is_a_report_not_an_error(run_app: RunApp, phantom: PhantomTruth, patient: Path) -> None:
+    without(("t1", "t2"), patient)
     draw(patient, phantom, tumour_at=(False, False))
     run = run_app(patient)
     result = result_of(run)
@@ -155,15 +163,13 @@ def test_one_visit_found_by_the_network(run_app: RunApp, phantom: PhantomTruth, 
     assert not any("without" in w or "less sure" in w or "brain of" in w for w in result["warnings"])
 
 
+@pytest.mark.slow
 def test_what_the_network_lacked_or_does_not_know_is_in_the_report(
     run_app: RunApp, patient: Path, tmp_path: Path
 ) -> None:
     """Two contrasts, and a model whose family this head is outside of in both respects."""
     shutil.rmtree(patient / "visit2")
-    series = select_roles(read_catalog(patient).visits[0], required=frozenset()).chosen
-    for role in ("t1", "t2"):
-        for path in series[role].files:
-            path.unlink()
+    without(("t1", "t2"), patient)
     models = tmp_path / "models"
     shutil.copytree(ROOT / "models", models)
     metadata = models / "oncotwin_brats" / "configs" / "metadata.json"

@@ -22,6 +22,7 @@ from tests.monailabel_app.served import ROOT, RunningServer
 from training.phantom import PhantomTruth
 
 
+@pytest.mark.slow
 def test_the_application_goes_by_the_drawing(
     slicer: ModuleType,
     server: RunningServer,

@@ -154,6 +154,7 @@ def test_viewers_can_only_read_through_the_server(reader: Reader) -> None:
         assert session.send(prepared, timeout=60).status_code == 405
 
 
+@pytest.mark.slow
 def test_the_panel_in_ohif_lays_the_drawing_where_it_was_drawn(
     reader: Reader, phantom: PhantomTruth, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_the_case_is_of_the_family_its_metadata_states(
     assert 0.3 * limit < answer.uncertainty < limit
 
 
+@pytest.mark.slow
 def test_most_heads_without_tumour_are_recognised_or_doubted(segmenter: TumourSegmenter) -> None:
     """Not all: docs/segmentation.md says how often one passes as a tumour."""
     told = 0

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _PATIENT = """
 import numba.core.dispatcher
 from tests.twin.heads import grow, head, noisy_visit
@@ -26,6 +28,7 @@ print(sum(kernels.step.stats.cache_hits.values()), "from the cache")
 """
 
 
+@pytest.mark.slow
 def test_a_patient_compiles_nothing_more(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-m", "twin.compile_kernels"], env=environment, check=True)
