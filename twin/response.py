@@ -1,8 +1,10 @@
-"""A quadratic model of all residuals, learned from a few solves, and draws from the posterior that belongs to it.
+"""A polynomial model of all residuals, learned from a few solves, and draws from the posterior that belongs to it.
 
 Residuals that are close to linear in the parameters make a sum of squares whose valleys bend, which no Gaussian
 follows. Their squares and products taken along (Box and Wilson, J. R. Stat. Soc. B 13, 1951), the posterior needs
-a matrix product a point instead of a solve of the growth model, and can be explored by plain Metropolis steps.
+a matrix product a point instead of a solve of the growth model, and can be explored by plain Metropolis steps. The
+cube of the first coordinate is taken along too: where the front hardly moves residuals level off, and a parabola
+through them comes back to zero beyond, a tail that the posterior does not have.
 """
 
 import math
@@ -65,7 +67,7 @@ class Sight:
 
 @dataclass(frozen=True)
 class Response:
-    """Quadratic response surface of the residuals.
+    """Response surface of the residuals: quadratic, and cubic in the first coordinate.
 
     Parameters
     ----------
@@ -126,11 +128,12 @@ class Response:
 
 
 def terms(size: int) -> int:
-    """Coefficients of a quadratic polynomial in ``size`` coordinates."""
-    return (size + 1) * (size + 2) // 2
+    """Coefficients of the polynomial in ``size`` coordinates."""
+    return (size + 1) * (size + 2) // 2 + 1
 
 
 def _features(points: Vector) -> Vector:
-    """One, the coordinates and their products, (n, 1 + p + p (p + 1) / 2), of points (n, p)."""
+    """One, the coordinates, their products and the cube of the first, (n, ``terms(p)``), of points (n, p)."""
     first, second = np.triu_indices(points.shape[1])
-    return np.concatenate([np.ones((len(points), 1)), points, points[:, first] * points[:, second]], axis=1)
+    products = points[:, first] * points[:, second]
+    return np.concatenate([np.ones((len(points), 1)), points, products, points[:, :1] ** 3], axis=1)

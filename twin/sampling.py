@@ -2,7 +2,7 @@
 
 The follow-up visits' boundary shifts enter the residuals linearly and have Gaussian priors: given everything else they
 are Gaussian and are integrated out exactly. For what is left, growth, profile, therapies and the first visit's shifts,
-a few solves teach a quadratic model of the residuals (:mod:`twin.response`). Solves at draws from its posterior weigh
+a few solves teach a polynomial model of the residuals (:mod:`twin.response`). Solves at draws from its posterior weigh
 them (PSIS); where the weights are far from equal these solves teach it again. Where that does not help, tempered
 sequential Monte Carlo takes over (Del Moral, Doucet and Jasra, J. R. Stat. Soc. B 68, 2006).
 """
@@ -159,14 +159,17 @@ def sample(likelihood: Likelihood, minimum: Minimum, count: int, seed: int) -> S
         law = Response.fitted(sight, mode, root, cloud.heads, cloud.residuals, cloud.log_target)
         fresh = _Cloud.solved(marginal, law.draw(solves, generator))
         weights = pareto_smoothed(fresh.log_target - law.log_density(fresh.heads))
+        cloud = cloud.joined(fresh)
         if weights.khat <= KHAT_LIMIT and weights.effective >= _GOOD_SHARE * len(fresh.heads):
+            # A tail that the posterior does not have takes few of these solves, and so hardly shows in their weights.
+            # It can make an interval twice as wide: those few teach the surface better.
+            law = Response.fitted(sight, mode, root, cloud.heads, cloud.residuals, cloud.log_target)
             heads = law.draw(_DRAWS, generator)
             drawn = _Particles(heads, *law(heads))
             break
         if weights.khat <= KHAT_LIMIT and weighed:
             drawn = fresh.particles(sight).take(resampled(weights, count, generator))
             break
-        cloud = cloud.joined(fresh)
     else:
         drawn = _Tempering(marginal, law, generator).run(min(count, _PARTICLES))
         drawn = drawn.take(generator.permutation(np.resize(np.arange(len(drawn.heads)), count)))

@@ -47,7 +47,7 @@ class CalibrationSettings:
     seed : int
         Seed of every draw.
     importance_samples : int
-        Growth simulations that correct the Laplace approximation where a quadratic model of it is not trusted, twice as
+        Growth simulations that correct the Laplace approximation where its polynomial model is not trusted, twice as
         many where their weights have a heavy tail; 0 leaves the posterior Gaussian.
     max_iterations : int
         Most Levenberg-Marquardt steps of one round.

@@ -1,4 +1,4 @@
-"""The quadratic model of residuals: exact where they are quadratic, its draws have the moments they should."""
+"""The polynomial model of residuals: exact where they are quadratic, its draws have the moments they should."""
 
 import numpy as np
 import pytest
@@ -47,5 +47,5 @@ def test_chains_come_back_from_a_start_that_is_too_narrow():
     assert draws.std(axis=0) == pytest.approx(np.sqrt(np.diag(bent.covariance)), rel=0.08)
 
 
-def test_terms_are_the_coefficients_of_a_quadratic():
-    assert [terms(size) for size in (1, 2, 5)] == [3, 6, 21]
+def test_terms_are_the_coefficients_of_a_quadratic_and_one_cube():
+    assert [terms(size) for size in (1, 2, 5)] == [4, 7, 22]
