@@ -148,8 +148,8 @@ class Archive:
         stored = pydicom.dcmread(file)
         with _answering():
             answer = self._client.store_instances([stored])
-        taken = bool(answer.get("ReferencedSOPSequence")) or self._lists(stored)
-        if answer.get("FailedSOPSequence") or not taken:
+        failed, taken = answer.get("FailedSOPSequence"), answer.get("ReferencedSOPSequence")
+        if failed or not (taken or self._lists(stored)):
             raise Refusal("The archive did not take the drawing.", status=502)
 
     def _lists(self, instance: Dataset) -> bool:

@@ -60,7 +60,7 @@ JSON = "application/dicom+json"
         (JSON, TAKEN, [], True),
         (f"{JSON}; charset=utf-8", TAKEN, LISTED, True),
         (f"{JSON}; charset=utf-8", FAILED, [], False),
-        (JSON, FAILED, [], False),
+        (JSON, FAILED, LISTED, False),
         (JSON, {}, LISTED, True),
         (JSON, {}, [], False),
     ],
